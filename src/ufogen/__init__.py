@@ -1,0 +1,1 @@
+"""A replication of UFOGen: one-step text-to-image generation with a diffusion-GAN (arXiv 2311.09257)."""

@@ -1,0 +1,98 @@
+"""Training of the autoencoder, and images to latents and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from ufogen import config
+from ufogen.randomness import Draws
+from ufogen.optimization import learning_rate, set_learning_rate
+
+
+class AutoencoderTask:
+    """Squared error and a small KL term towards N(0, I); Adam, warm-up, cosine decay."""
+
+    def __init__(self, model: AutoencoderKL, settings: config.Autoencoder):
+        self.model, self.settings = model, settings
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.settings.learning_rate, betas=(0.9, 0.99))
+        self.model, self.optimizer = accelerator.prepare(self.model, optimizer)
+
+    def update(self, images: np.ndarray, step: int, draws: Draws) -> dict[str, Tensor]:
+        s = self.settings
+        set_learning_rate(self.optimizer, learning_rate(step, s.learning_rate, s.warmup, s.updates))
+        x = to_model_range(images, self.accelerator.device)  # (b, 3, 32, 32)
+        with self.accelerator.autocast():
+            model = self.accelerator.unwrap_model(self.model)
+            latent = model.encode(x).latent_dist
+            noise = draws.normal(latent.mean)
+            output = model.decode(latent.mean + latent.std * noise).sample
+        error = output.float() - x
+        kl = 0.5 * (latent.mean.float().square() + latent.var.float() - 1 - latent.logvar.float()).mean()
+        l2 = error.square().mean()
+        loss = l2 + s.kl_weight * kl
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return {"l2": l2, "kl": kl, "posterior_std": latent.std.mean(), "loss": loss}
+
+
+@torch.no_grad()
+def set_scaling_factor(model: AutoencoderKL, images: np.ndarray) -> float:
+    """Scale latents to unit variance over `images`, as Stable Diffusion does, and store the factor in the model."""
+    latents = encode_images(images, model, scale=False)
+    factor = float(1 / latents.std())
+    model.register_to_config(scaling_factor=factor)
+    return factor
+
+
+@torch.no_grad()
+def encode_images(
+    images: np.ndarray,
+    model: AutoencoderKL,
+    generator: torch.Generator | None = None,
+    batch_size: int = 256,
+    scale: bool = True,
+) -> Tensor:
+    """Images (n, h, w, 3) uint8 to latents (n, c, h/4, w/4) float32 on the model's device, scaled to unit variance.
+
+    With a generator a sample of the encoder's Gaussian, as in Stable Diffusion's training; without, its mean.
+    """
+    factor = model.config.scaling_factor if scale else 1.0
+    latents = []
+    for start in range(0, len(images), batch_size):
+        x = to_model_range(images[start : start + batch_size], model.device).to(model.dtype)
+        latent = model.encode(x).latent_dist
+        value = latent.mode() if generator is None else latent.sample(generator)
+        latents.append(value.float() * factor)
+    return torch.cat(latents)
+
+
+@torch.no_grad()
+def decode_latents(latents: Tensor, model: AutoencoderKL, batch_size: int = 256) -> np.ndarray:
+    """Scaled latents (n, c, h, w) to images (n, H, W, 3) uint8."""
+    images = []
+    for start in range(0, len(latents), batch_size):
+        z = latents[start : start + batch_size].to(model.device, model.dtype) / model.config.scaling_factor
+        x = model.decode(z).sample.float()
+        images.append(((x / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+    return np.concatenate(images)
+
+
+def reconstruction_error(images: np.ndarray, model: AutoencoderKL) -> float:
+    """Mean squared error in units of [-1, 1] after encoding and decoding."""
+    output = decode_latents(encode_images(images, model), model)
+    return float(F.mse_loss(to_model_range(output, "cpu"), to_model_range(images, "cpu")))
+
+
+def to_model_range(images: np.ndarray, device: torch.device | str) -> Tensor:
+    """(n, h, w, 3) uint8 to (n, 3, h, w) float32 in [-1, 1]."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -1,0 +1,123 @@
+"""Training of the denoiser: DDPM's simple loss on latents, with caption dropout for classifier-free guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import UNet2DConditionModel
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+
+from ufogen import config
+from ufogen.prediction import training_target
+from ufogen.randomness import Draws, numpy_generator
+from ufogen.schedule import Schedule
+from ufogen.optimization import learning_rate, set_learning_rate
+
+
+@dataclass
+class Chunk:
+    """Encoded pairs: latents (n, 4, 8, 8) and token states (n, 24, 384)."""
+
+    latents: Tensor
+    states: Tensor
+
+
+class Chunks:
+    """Batches from freshly rendered pairs: a chunk is encoded, seen `passes` times and replaced.
+
+    Calling it with an update's number gives that update's batch; a pure function of the seed and the number.
+    """
+
+    def __init__(self, make: Callable[[int], Chunk], settings: config.Denoiser, seed: int):
+        if settings.chunk_size % settings.batch_size:
+            raise ValueError(
+                f"chunk_size {settings.chunk_size} must be a multiple of batch_size {settings.batch_size}"
+            )
+        self.make, self.settings, self.seed = make, settings, seed
+        self._number, self._chunk, self._pass, self._order = -1, None, -1, None
+
+    def __call__(self, step: int) -> Chunk:
+        s = self.settings
+        passes, offset = divmod(step * s.batch_size, s.chunk_size)
+        number = passes // s.passes
+        if number != self._number:
+            self._chunk = None  # frees its memory before the next one is made
+            self._number, self._chunk = number, self.make(number)
+        if passes != self._pass:
+            order = numpy_generator(self.seed, "denoiser order", passes).permutation(s.chunk_size)
+            self._pass, self._order = passes, torch.from_numpy(order).to(self._chunk.latents.device)
+        index = self._order[offset : offset + s.batch_size]
+        return Chunk(self._chunk.latents[index], self._chunk.states[index])
+
+
+class DenoiserTask:
+    """E ||target - output||^2 with t uniform; Adam, warm-up, cosine decay, exponential moving average."""
+
+    def __init__(
+        self,
+        model: UNet2DConditionModel,
+        settings: config.Denoiser,
+        schedule: Schedule,
+        empty_state: Tensor,  # (tokens, width): the state of the empty prompt, which stands in for dropped captions
+        compile: bool = False,
+    ):
+        self.model, self.settings, self.schedule = model, settings, schedule
+        self.empty_state, self.compile = empty_state, compile
+        self.average = EMAModel(model.parameters(), decay=settings.ema_decay, foreach=True)
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=self.settings.learning_rate, betas=(0.9, 0.99), fused=True
+        )
+        self.model, self.optimizer = accelerator.prepare(self.model, optimizer)
+        self.average.to(accelerator.device)
+        self.empty_state = self.empty_state.to(accelerator.device)
+        self.schedule.to(accelerator.device)
+        accelerator.register_for_checkpointing(self.average)
+        self.network = torch.compile(self.model) if self.compile else self.model
+
+    def update(self, batch: Chunk, step: int, draws: Draws) -> dict[str, Tensor]:
+        s = self.settings
+        set_learning_rate(self.optimizer, learning_rate(step, s.learning_rate, s.warmup, s.updates))
+        device = self.accelerator.device
+        x_0, states = batch.latents.to(device).float(), batch.states.to(device)
+        dropped = draws.uniform(len(x_0)) < s.caption_dropout
+        states = torch.where(dropped[:, None, None], self.empty_state.to(states.dtype), states)
+        t = draws.integers(0, self.schedule.num_timesteps, len(x_0))
+        noise = draws.normal(x_0)
+        x_t = self.schedule.q(x_0, t).sample(noise)
+        with self.accelerator.autocast():
+            output = self.network(x_t, t, states if states.is_cuda else states.float()).sample
+        kind = self.accelerator.unwrap_model(self.model).config.get("prediction_type", "epsilon")
+        target = training_target(x_0, noise, t, self.schedule, kind)
+        loss = (output.float() - target).square().mean()
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.step(self.model.parameters())
+        return {"loss": loss}
+
+
+@torch.no_grad()
+def validation_loss(
+    model: UNet2DConditionModel, chunk: Chunk, schedule: Schedule, seed: int, batch_size: int = 256
+) -> float:
+    """The simple loss on held pairs with fixed noise and evenly spread timesteps."""
+    total = 0.0
+    rng = torch.Generator().manual_seed(seed)
+    n = len(chunk.latents)
+    noise = torch.randn(chunk.latents.shape, generator=rng).to(model.device)
+    timesteps = torch.from_numpy(np.linspace(0, schedule.num_timesteps - 1, n).round().astype(np.int64)).to(model.device)
+    for start in range(0, n, batch_size):
+        part = slice(start, start + batch_size)
+        x_t = schedule.q(chunk.latents[part].to(model.device).float(), timesteps[part]).sample(noise[part])
+        output = model(x_t, timesteps[part], chunk.states[part].to(model.device, model.dtype)).sample
+        total += float((output.float() - noise[part]).square().mean(dim=(1, 2, 3)).sum())
+    return total / n

@@ -1,0 +1,76 @@
+"""Architectures of the small base and its assembly into an ordinary diffusers folder."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+from ufogen import config
+from ufogen.base.text import WIDTH, load_text_encoder
+
+# Stable Diffusion's own noise schedule and sampling convention.
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "timestep_spacing": "trailing",  # "leading" would start a short schedule far below the last timestep
+}
+
+
+def build_autoencoder(c: config.Autoencoder, image_size: int = 32) -> AutoencoderKL:
+    """AutoencoderKL of three levels: (b, 3, 32, 32) to (b, 4, 8, 8). Its scaling factor is set by training."""
+    levels = len(c.channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=tuple(c.channels),
+        layers_per_block=1,
+        latent_channels=c.latent_channels,
+        norm_num_groups=4,
+        sample_size=image_size,
+    )
+
+
+def build_denoiser(c: config.Denoiser, latent_channels: int = 4, latent_size: int = 8) -> UNet2DConditionModel:
+    """Stable Diffusion's U-Net made narrow: cross-attention at every level but the lowest."""
+    attention = len(c.channels) - 1
+    return UNet2DConditionModel(
+        sample_size=latent_size,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        down_block_types=("CrossAttnDownBlock2D",) * attention + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * attention,
+        block_out_channels=tuple(c.channels),
+        layers_per_block=1,
+        attention_head_dim=c.heads,  # in this class the argument is the number of heads
+        cross_attention_dim=WIDTH,
+        norm_num_groups=16,
+    )
+
+
+def assemble(autoencoder: AutoencoderKL, denoiser: UNet2DConditionModel) -> StableDiffusionPipeline:
+    """A StableDiffusionPipeline around the two networks, with the frozen text encoder of the installed package."""
+    encoder, tokenizer = load_text_encoder()
+    return StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=denoiser,
+        scheduler=DDIMScheduler(**SCHEDULE),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def load_pipeline(folder: str | Path) -> StableDiffusionPipeline:
+    """Load a Stable Diffusion folder from the disk, without asking any hub."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, safety_checker=None)

@@ -1,0 +1,212 @@
+"""Every parameter, typed. Stages read `params.yaml` through `load`; an unknown key or a bad value is an error that
+names the key, the value and what is allowed. `experiments/` composes to the same tree."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from omegaconf import OmegaConf
+
+from ufogen.errors import UserError
+
+T = TypeVar("T")
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["no", "bf16", "fp16"]
+
+
+@dataclass
+class Data:
+    """Nouns, rendered by seed."""
+
+    source: Literal["nouns"] = "nouns"
+    train_size: int = 32768  # image-caption pairs that are encoded once
+    evaluation_size: int = 1000  # prompts, as many samples and as many reference images
+    node_modules: str = "node_modules"
+
+
+@dataclass
+class Autoencoder:
+    """Architecture and training of the AutoencoderKL (factor 4)."""
+
+    channels: list[int] = field(default_factory=lambda: [16, 32, 64])
+    latent_channels: int = 4
+    kl_weight: float = 3e-4
+    updates: int = 6000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup: int = 200
+
+
+@dataclass
+class Denoiser:
+    """Architecture and training of the UNet2DConditionModel."""
+
+    channels: list[int] = field(default_factory=lambda: [64, 128, 128])
+    heads: int = 4
+    caption_dropout: float = 0.1
+    updates: int = 30000
+    batch_size: int = 64
+    learning_rate: float = 5e-4
+    warmup: int = 500
+    ema_decay: float = 0.9995
+    chunk_size: int = 16384  # fresh image-caption pairs that are rendered and encoded together ...
+    passes: int = 4  # ... and seen this often before the next chunk
+
+
+@dataclass
+class Pretrain:
+    """The recipe of the released base."""
+
+    autoencoder: Autoencoder = field(default_factory=Autoencoder)
+    denoiser: Denoiser = field(default_factory=Denoiser)
+    precision: Precision = "no"
+    compile: bool = False
+
+
+@dataclass
+class Base:
+    """Where the pretrained model comes from."""
+
+    source: Literal["released", "pretrained", "diffusers"] = "released"
+    path: str = "models/nouns-sd"  # a folder; for source=diffusers any Stable Diffusion folder
+
+
+@dataclass
+class Objective:
+    """A point in the space of diffusion-GANs (objectives/diffusion_gan.py)."""
+
+    parameterization: Literal["forward", "posterior"] = "forward"
+    reconstruction: Literal["x_0", "x_s", "none"] = "x_0"
+    gamma: Literal["snr", "truncated_snr", "min_snr", "kl", "constant"] = "snr"
+    reconstruction_weight: float = 1.0  # lambda_KL
+    coupling: Literal["independent", "chained"] = "independent"
+    step_size: int = 250  # k: s = t - k
+    timesteps: Literal["grid", "uniform"] = "grid"
+    minimum_timestep: int = 0  # t is drawn at or above it
+    adversarial: Literal["nonsaturating", "clamped_bce", "hinge"] = "nonsaturating"
+    r1_weight: float = 1.0  # 0 turns R1 off; taken with respect to the discriminator's input x_s
+    r1_interval: int = 16
+
+
+@dataclass
+class Trainer:
+    """The optimisation of generator and discriminator."""
+
+    updates: int = 1000
+    batch_size: int = 64
+    generator_learning_rate: float = 3e-5
+    discriminator_learning_rate: float = 3e-4
+    beta1: float = 0.0
+    beta2: float = 0.999
+    warmup: int = 50
+    decay: Literal["constant", "cosine"] = "cosine"
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.99
+    checkpoint_every: int = 200
+    log_every: int = 10
+    sample_every: int = 200
+    precision: Precision = "no"
+    compile: bool = False
+
+
+@dataclass
+class Sampler:
+    """What is sampled for the comparison."""
+
+    ufogen_steps: list[int] = field(default_factory=lambda: [1, 2, 4])
+    teacher_solvers: list[str] = field(default_factory=lambda: ["ddim", "dpm++"])
+    teacher_steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 25])
+    guidance: float = 2.0
+    batch_size: int = 50
+    grid_prompts: int = 8
+
+
+@dataclass
+class Evaluation:
+    """How the samples are measured."""
+
+    kid_subset_size: int = 500
+    kid_subsets: int = 100
+    neighborhood: int = 3
+    latency_batch_size: int = 16
+    latency_repeats: int = 5
+
+
+@dataclass
+class Config:
+    """The whole of params.yaml."""
+
+    seed: int = 0
+    device: Device = "auto"
+    threads: int = 2  # of torch on the CPU; results are bytewise the same only for the same number
+    data: Data = field(default_factory=Data)
+    base: Base = field(default_factory=Base)
+    pretrain: Pretrain = field(default_factory=Pretrain)
+    objective: Objective = field(default_factory=Objective)
+    trainer: Trainer = field(default_factory=Trainer)
+    sampler: Sampler = field(default_factory=Sampler)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+
+def load(path: str | Path = "params.yaml", overrides: list[str] | None = None) -> Config:
+    """Read a YAML file and `key=value` overrides into a `Config`. Raises `UserError` on anything not allowed."""
+    try:
+        given = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(overrides or []))
+        tree = OmegaConf.to_container(given, resolve=True)
+    except FileNotFoundError as error:
+        raise UserError(f"parameter file {path} not found: run from the repository's root") from error
+    except Exception as error:  # the YAML parser's exceptions share no base class with OmegaConf's
+        raise UserError(f"parameter file {path} cannot be read: {error}") from error
+    return build(Config, tree)
+
+
+def to_dict(settings: Any) -> dict:
+    """A section as a plain nested dictionary."""
+    return asdict(settings)
+
+
+def build(kind: type[T], tree: Any, prefix: str = "") -> T:
+    """An instance of the dataclass `kind` from a nested dictionary; absent keys take their defaults.
+
+    Raises `UserError` that names the key, the value and what is allowed.
+    """
+    if not isinstance(tree, dict):
+        raise UserError(f"parameter {prefix.rstrip('.')} is {tree!r}, allowed is a section of keys")
+    hints = get_type_hints(kind)
+    values = {}
+    for key, value in tree.items():
+        if key not in hints:
+            allowed = ", ".join(f.name for f in fields(kind))
+            place = prefix.rstrip(".") or "the file"
+            raise UserError(f"unknown parameter {prefix}{key}; allowed in {place} are {allowed}")
+        hint, name = hints[key], prefix + str(key)
+        values[key] = build(hint, value, name + ".") if is_dataclass(hint) else _check(hint, value, name)
+    return kind(**values)
+
+
+def _check(hint: Any, value: Any, name: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        if value in arguments and not isinstance(value, bool):
+            return value
+        allowed = ", ".join(map(str, arguments))
+    elif origin is list:
+        if isinstance(value, list) and value:
+            return [_check(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(value)]
+        allowed = f"a list of {arguments[0].__name__}"
+    elif hint is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf:
+            return float(value)
+        allowed = "a number, 0 or greater"
+    elif hint is int:
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+        allowed = "a whole number, 0 or greater"
+    elif isinstance(value, hint):
+        return value
+    else:
+        allowed = {bool: "true or false", str: "text"}[hint]
+    raise UserError(f"parameter {name} is {value!r}; allowed: {allowed}")

@@ -1,0 +1,1 @@
+"""Data sources. Each module turns an installed package or a folder into images and captions."""

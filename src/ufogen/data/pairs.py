@@ -1,0 +1,57 @@
+"""Image-caption pairs of a source, each a pure function of the seed, the purpose and its number."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ufogen.data.captions import attribute_phrases, captions, mentioned_attributes
+from ufogen.data.nouns import KINDS, Nouns
+from ufogen.randomness import numpy_generator
+
+BLOCK = 4096  # pairs that share one random generator
+
+
+@dataclass
+class Pairs:
+    """`images` (n, 32, 32, 3) uint8, `captions` n strings, `parts` and `mentioned` (n, 5): what is shown and what is said."""
+
+    images: np.ndarray
+    captions: list[str]
+    parts: np.ndarray
+    mentioned: np.ndarray
+
+
+def make_pairs(nouns: Nouns, n: int, seed: int, purpose: str, number: int = 0, threads: int = 1) -> Pairs:
+    """`n` training pairs, without held-out (head, glasses) pairs."""
+    phrases = attribute_phrases(nouns)
+
+    def block(i: int) -> Pairs:
+        rng = numpy_generator(seed, purpose, number, i)
+        size = min(BLOCK, n - i * BLOCK)
+        parts, mentioned = nouns.sample(size, rng), mentioned_attributes(size, rng)
+        return Pairs(nouns.render(parts), captions(parts, mentioned, phrases, rng), parts, mentioned)
+
+    with ThreadPoolExecutor(threads) as pool:
+        blocks = list(pool.map(block, range(-(-n // BLOCK))))
+    return Pairs(
+        np.concatenate([b.images for b in blocks]),
+        [caption for b in blocks for caption in b.captions],
+        np.concatenate([b.parts for b in blocks]),
+        np.concatenate([b.mentioned for b in blocks]),
+    )
+
+
+def heldout_pairs(nouns: Nouns, n: int, seed: int, purpose: str) -> Pairs:
+    """`n` pairs whose (head, glasses) no training image shows; every caption names both, and at most one thing more."""
+    phrases = attribute_phrases(nouns)
+    rng = numpy_generator(seed, purpose)
+    parts = nouns.sample(n, rng, heldout=True)
+    mentioned = np.zeros((n, len(KINDS)), bool)
+    mentioned[:, [KINDS.index("head"), KINDS.index("glasses")]] = True
+    third = rng.integers(0, 6, n)  # half of the captions name a background, body or accessory too
+    rows = np.flatnonzero(third < 3)
+    mentioned[rows, third[rows]] = True
+    return Pairs(nouns.render(parts), captions(parts, mentioned, phrases, rng), parts, mentioned)

@@ -1,0 +1,1 @@
+"""How good the images are: fidelity to the data, alignment with the caption, and the time they take."""

@@ -1,0 +1,1 @@
+"""Training objectives, one file each. The trainer knows none of them by name."""

@@ -1,0 +1,87 @@
+"""Samplers: UFOGen in one step or several, and the base's own solvers for comparison. No method here trains."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers.configuration_utils import FrozenDict
+from torch import Tensor, nn
+
+from ufogen.errors import UserError
+from ufogen.schedule import Schedule
+
+SOLVERS = ("ddim", "dpm++")
+
+
+def step_timesteps(steps: int, num_timesteps: int = 1000) -> list[int]:
+    """The timesteps of n-step sampling, equally far apart, from the last one down: 4 steps are 999, 749, 499, 249.
+
+    These are diffusers' "trailing" timesteps. Raises `UserError` for an impossible number of steps.
+    """
+    if not 1 <= steps <= num_timesteps:
+        raise UserError(f"the number of sampling steps is {steps}; allowed: 1 ... {num_timesteps}")
+    return [round(num_timesteps - i * num_timesteps / steps) - 1 for i in range(steps)]
+
+
+@torch.no_grad()
+def sample_generator(
+    generator: nn.Module,
+    noise: Tensor,
+    states: Tensor,
+    schedule: Schedule,
+    steps: int = 1,
+    rng: torch.Generator | None = None,
+) -> Tensor:
+    """x_0 from x_T = `noise` (n, c, h, w) and token states (n, tokens, width).
+
+    One step returns G(x_T, T). With more, x'_0 is noised again to the next timestep with fresh noise from `rng`.
+    No guidance: each step is one pass.
+    """
+    timesteps = step_timesteps(steps, schedule.num_timesteps)
+    x_t = noise
+    for i, t in enumerate(timesteps):
+        x_0 = generator(x_t, _full(t, x_t), states)
+        if i + 1 < steps:
+            fresh = torch.randn(x_t.shape, generator=rng, device=x_t.device, dtype=x_0.dtype)
+            x_t = schedule.q(x_0, _full(timesteps[i + 1], x_t)).sample(fresh)
+    return x_0
+
+
+@torch.no_grad()
+def sample_teacher(
+    unet: nn.Module,
+    noise: Tensor,
+    states: Tensor,
+    empty_state: Tensor,
+    scheduler_config: FrozenDict | dict,
+    steps: int,
+    guidance: float = 1.0,
+    solver: str = "ddim",
+) -> Tensor:
+    """x_0 from the base by DDIM or DPM-Solver++ (2M) with classifier-free guidance.
+
+    noise (n, c, h, w); states (n, tokens, width); empty_state (tokens, width) of the empty prompt.
+    With guidance above 1 each step is two passes, made as one batch; at 1 a single pass.
+    """
+    if solver not in SOLVERS:
+        raise UserError(f"solver {solver!r} is unknown; allowed: {', '.join(SOLVERS)}")
+    kind = DDIMScheduler if solver == "ddim" else DPMSolverMultistepScheduler
+    extra = {"set_alpha_to_one": True} if solver == "ddim" else {}
+    scheduler = kind.from_config(scheduler_config, timestep_spacing="trailing", **extra)
+    scheduler.set_timesteps(steps, device=noise.device)
+    guided = guidance > 1
+    if guided:
+        states = torch.cat([empty_state.expand_as(states), states])
+    x_t = noise * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        model_input = scheduler.scale_model_input(torch.cat([x_t, x_t]) if guided else x_t, t)
+        output = unet(model_input, t, encoder_hidden_states=states, return_dict=False)[0]
+        if guided:
+            unconditional, conditional = output.chunk(2)
+            output = unconditional + guidance * (conditional - unconditional)
+        x_t = scheduler.step(output, t, x_t, return_dict=False)[0]
+    return x_t
+
+
+def _full(t: int, like: Tensor) -> Tensor:
+    return torch.full((len(like),), t, dtype=torch.int64, device=like.device)

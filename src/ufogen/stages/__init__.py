@@ -1,0 +1,1 @@
+"""The DVC commands: each reads params.yaml and files, calls the library, and writes files."""

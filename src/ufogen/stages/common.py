@@ -1,0 +1,57 @@
+"""What every stage does: read parameters, set up torch, print errors as one line, publish its outputs whole."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from ufogen import config
+from ufogen.errors import UserError
+
+ARTIFACTS = Path("artifacts")
+
+
+def run(stage: Callable[[config.Config], None]) -> None:
+    """Run a stage's function from the command line: `python -m ufogen.stages.NAME [--params FILE] [key=value ...]`."""
+    parser = argparse.ArgumentParser(description=stage.__doc__)
+    parser.add_argument("--params", default="params.yaml", help="parameter file (default: params.yaml)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="parameters that differ from the file")
+    arguments = parser.parse_args()
+    try:
+        settings = config.load(arguments.params, arguments.overrides)
+        torch.set_num_threads(settings.threads)
+        stage(settings)
+    except UserError as error:
+        sys.exit(_line(str(error)))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        sys.exit(_line(f"cannot write {error.filename or 'an output'}: {error.strerror}; free some space or choose another disk"))
+
+
+@contextlib.contextmanager
+def publish(target: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `target` only when everything in it has been written."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _line(message: str) -> str:
+    return "error: " + " ".join(message.split())

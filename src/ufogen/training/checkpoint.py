@@ -1,0 +1,55 @@
+"""Checkpoints that are either whole or absent, and that only continue the run they came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from accelerate import Accelerator
+
+
+def fingerprint(*parts: object) -> str:
+    """A short hash of everything that decides the run's result. A checkpoint with another one is not continued."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+class Checkpoint:
+    """The newest state of a run in `folder`, written aside and renamed, so that a stop never leaves half of one."""
+
+    def __init__(self, folder: str | Path, accelerator: Accelerator, run: str):
+        self.folder, self.accelerator, self.run = Path(folder), accelerator, run
+
+    def save(self, step: int) -> None:
+        """Save the state after `step` updates and drop the older one."""
+        partial, target = self.folder / "partial", self.folder / f"step-{step:07d}"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(partial))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            (partial / "run.json").write_text(json.dumps({"run": self.run, "step": step}))
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(partial, target)
+            for older in self.folder.glob("step-*"):
+                if older != target:
+                    shutil.rmtree(older)
+        self.accelerator.wait_for_everyone()
+
+    def load(self) -> int:
+        """Restore the newest state of this run and return its number of updates, or 0 where there is none."""
+        for folder in sorted(self.folder.glob("step-*"), reverse=True):
+            record = json.loads((folder / "run.json").read_text())
+            if record["run"] == self.run:
+                self.accelerator.load_state(str(folder))
+                return int(record["step"])
+        return 0
+
+    def clear(self) -> None:
+        """Forget the run: its result has been written."""
+        if self.accelerator.is_main_process:
+            shutil.rmtree(self.folder, ignore_errors=True)
