@@ -14,9 +14,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DIRECT = [
-    Requirement(line)
-    for group in [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
-    for line in group
+    Requirement(line) for group in [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()] for line in group
 ]
 
 

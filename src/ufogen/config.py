@@ -22,7 +22,7 @@ class Data:
     """Nouns, rendered by seed."""
 
     source: Literal["nouns"] = "nouns"
-    train_size: int = 32768  # image-caption pairs that are encoded once
+    train_size: int = 16384  # image-caption pairs that are encoded once
     evaluation_size: int = 1000  # prompts, as many samples and as many reference images
     node_modules: str = "node_modules"
 
@@ -34,10 +34,12 @@ class Autoencoder:
     channels: list[int] = field(default_factory=lambda: [16, 32, 64])
     latent_channels: int = 4
     kl_weight: float = 3e-4
-    updates: int = 6000
-    batch_size: int = 64
-    learning_rate: float = 1e-3
+    updates: int = 7000
+    refine_updates: int = 11000  # of the second round
+    batch_size: int = 8
+    learning_rate: float = 1.5e-3
     warmup: int = 200
+    precision: Precision = "bf16"
 
 
 @dataclass
@@ -47,13 +49,15 @@ class Denoiser:
     channels: list[int] = field(default_factory=lambda: [64, 128, 128])
     heads: int = 4
     caption_dropout: float = 0.1
-    updates: int = 30000
-    batch_size: int = 64
-    learning_rate: float = 5e-4
+    updates: int = 11264
+    batch_size: int = 32
+    learning_rate: float = 7e-4
     warmup: int = 500
-    ema_decay: float = 0.9995
-    chunk_size: int = 16384  # fresh image-caption pairs that are rendered and encoded together ...
-    passes: int = 4  # ... and seen this often before the next chunk
+    ema_decay: float = 0.999
+    precision: Precision = "no"
+    compile: bool = False
+    chunk_size: int = 32768  # fresh image-caption pairs that are rendered and encoded together ...
+    passes: int = 11  # ... and seen this often before the next chunk
 
 
 @dataclass
@@ -62,8 +66,6 @@ class Pretrain:
 
     autoencoder: Autoencoder = field(default_factory=Autoencoder)
     denoiser: Denoiser = field(default_factory=Denoiser)
-    precision: Precision = "no"
-    compile: bool = False
 
 
 @dataclass

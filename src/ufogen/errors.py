@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """Bad input or a missing part. Stages and commands print its message alone and exit with status 2."""
+    """Bad input or a missing part. Stages and commands print its message alone, as one line, and exit with status 1."""

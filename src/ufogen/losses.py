@@ -78,4 +78,3 @@ def r1_penalty(logits: Tensor, x_s: Tensor) -> Tensor:
     decision = logits.flatten(1).mean(dim=1).sum()
     (gradient,) = torch.autograd.grad(decision, x_s, create_graph=True)
     return 0.5 * gradient.square().flatten(1).sum(dim=1).mean()
-

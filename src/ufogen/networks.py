@@ -51,9 +51,7 @@ class Discriminator(nn.Module):
         return self.unet(x_s, s.clamp(min=0), encoder_hidden_states=states, return_dict=False)[0].float()
 
 
-def make_networks(
-    unet: UNet2DConditionModel, schedule: Schedule, prediction_type: str
-) -> tuple[Generator, Discriminator]:
+def make_networks(unet: UNet2DConditionModel, schedule: Schedule, prediction_type: str) -> tuple[Generator, Discriminator]:
     """Both networks from copies of one pretrained denoiser, which is left as it is."""
     generator = Generator(copy.deepcopy(unet).train(), schedule, prediction_type)
     discriminator = Discriminator(copy.deepcopy(unet).train())

@@ -45,9 +45,7 @@ class Draws:
 
     def uniform(self, n: int) -> Tensor:
         """Numbers (n,) uniform in [0, 1)."""
-        return self._share(
-            torch.rand(n * self.world_size, generator=self.generator, device=self.generator.device), n
-        )
+        return self._share(torch.rand(n * self.world_size, generator=self.generator, device=self.generator.device), n)
 
     def _share(self, whole: Tensor, n: int) -> Tensor:
         return whole[self.rank * n : (self.rank + 1) * n]

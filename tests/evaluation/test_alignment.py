@@ -111,6 +111,7 @@ def test_only_named_attributes_count_and_the_mean_is_over_all_of_them(nouns, rng
     mentioned = np.zeros(parts.shape, bool)
     mentioned[:, 3] = True
     mentioned[6:, 4] = True
+    assert not attribute_correct(images, parts, mentioned, nouns)[~mentioned].any()
     assert attribute_accuracy(images, parts, mentioned, nouns) == {"head": 0.5, "glasses": 1.0, "mean": 0.6}
 
 

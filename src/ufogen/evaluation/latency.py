@@ -11,9 +11,7 @@ import torch
 from ufogen.errors import UserError
 
 
-def seconds_per_image(
-    generate: Callable[[int], object], batch_size: int, repeats: int, warmup: int
-) -> dict[str, float]:
+def seconds_per_image(generate: Callable[[int], object], batch_size: int, repeats: int, warmup: int) -> dict[str, float]:
     """Wall-clock seconds an image of `generate(batch_size)`, waiting for the GPU where one is in use.
 
     Parameters

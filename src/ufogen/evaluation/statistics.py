@@ -8,9 +8,7 @@ from scipy.stats import bootstrap
 from ufogen.errors import UserError
 
 
-def bootstrap_interval(
-    values: np.ndarray, *, seed: int, level: float = 0.95, resamples: int = 2000
-) -> tuple[float, float]:
+def bootstrap_interval(values: np.ndarray, *, seed: int, level: float = 0.95, resamples: int = 2000) -> tuple[float, float]:
     """Percentile bootstrap confidence interval of the mean.
 
     Parameters

@@ -44,9 +44,7 @@ class DiffusionGAN:
         if not 1 <= objective.step_size <= steps:
             raise UserError(f"parameter objective.step_size is {objective.step_size}; allowed: 1 ... {steps}")
         if objective.minimum_timestep >= steps:
-            raise UserError(
-                f"parameter objective.minimum_timestep is {objective.minimum_timestep}; allowed: 0 ... {steps - 1}"
-            )
+            raise UserError(f"parameter objective.minimum_timestep is {objective.minimum_timestep}; allowed: 0 ... {steps - 1}")
         self.generator, self.discriminator, self.schedule = generator, discriminator, schedule
         self.objective, self.trainer = objective, trainer
         self.average = EMAModel(generator.parameters(), decay=trainer.ema_decay, foreach=True)
@@ -93,9 +91,13 @@ class DiffusionGAN:
         scalars |= self._update_generator(x_0, x_0_fake, x_s, x_s_fake, t, s, states)
         return scalars
 
-    def _update_discriminator(
-        self, x_s: Tensor, x_s_fake: Tensor, s: Tensor, states: Tensor, step: int
-    ) -> dict[str, Tensor]:
+    def unet_evaluations(self, updates: int) -> int:
+        """Forward passes of a U-Net per item over a run: G, D on real and fake, D for G, and the lazy ones of R1."""
+        o = self.objective
+        penalties = len(range(0, updates, o.r1_interval)) if o.r1_weight else 0
+        return self.trainer.batch_size * (4 * updates + penalties)
+
+    def _update_discriminator(self, x_s: Tensor, x_s_fake: Tensor, s: Tensor, states: Tensor, step: int) -> dict[str, Tensor]:
         o = self.objective
         both = (torch.cat([x_s, x_s_fake]), torch.cat([s, s]), torch.cat([states, states]))
         with self.accelerator.autocast():

@@ -17,7 +17,8 @@ import torch
 from ufogen import config
 from ufogen.errors import UserError
 
-ARTIFACTS = Path("artifacts")
+ARTIFACTS = Path("artifacts")  # not in git
+RESULTS = Path("paper/results")  # in git
 
 
 def run(stage: Callable[[config.Config], None]) -> None:
@@ -35,7 +36,7 @@ def run(stage: Callable[[config.Config], None]) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        sys.exit(_line(f"cannot write {error.filename or 'an output'}: {error.strerror}; free some space or choose another disk"))
+        sys.exit(_line(f"cannot write {error.filename or 'an output'}: {error.strerror}; make room or choose another disk"))
 
 
 @contextlib.contextmanager
@@ -51,6 +52,15 @@ def publish(target: Path) -> Iterator[Path]:
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_results(folder: Path, files: dict[str, str]) -> None:
+    """Write text files into a folder under version control, each one whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        partial = folder / f".{name}.partial"
+        partial.write_text(text)
+        os.replace(partial, folder / name)
 
 
 def _line(message: str) -> str:

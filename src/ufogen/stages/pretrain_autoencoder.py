@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import torch
+from diffusers import AutoencoderKL
 
 from ufogen import config
 from ufogen.base.autoencoder import AutoencoderTask, reconstruction_error, set_scaling_factor
@@ -18,27 +20,30 @@ from ufogen.training.loop import fit, make_accelerator
 
 def main(c: config.Config) -> None:
     """Train the autoencoder and write artifacts/pretrain/vae."""
-    import torch
-
-    settings, nouns = c.pretrain.autoencoder, Nouns.load(c.data.node_modules)
-    accelerator = make_accelerator(c.device, c.pretrain.precision)
     torch.manual_seed(c.seed)
-    model = build_autoencoder(settings)
+    train(c, build_autoencoder(c.pretrain.autoencoder), refine=False, name="vae")
+
+
+def train(c: config.Config, model: AutoencoderKL, refine: bool, name: str) -> None:
+    """Train the autoencoder from scratch or further, and write artifacts/pretrain/NAME."""
+    settings, nouns = c.pretrain.autoencoder, Nouns.load(c.data.node_modules)
+    accelerator = make_accelerator(c.device, settings.precision)
 
     def images(step: int) -> np.ndarray:
-        rng = numpy_generator(c.seed, "autoencoder images", step)
+        rng = numpy_generator(c.seed, f"{name} images", step)
         return nouns.render(nouns.sample(settings.batch_size, rng))
 
-    run_id, folder = fingerprint(c.seed, config.to_dict(settings), c.pretrain.precision), ARTIFACTS / "checkpoints" / "autoencoder"
+    task = AutoencoderTask(model, settings, refine)
+    run_id, folder = fingerprint(c.seed, config.to_dict(settings)), ARTIFACTS / "checkpoints" / name
     fit(
-        AutoencoderTask(model, settings), images, accelerator, updates=settings.updates, seed=c.seed, folder=folder,
-        run=run_id, checkpoint_every=1000, log_every=50, description="autoencoder",
+        task, images, accelerator, updates=task.updates, seed=c.seed, folder=folder, run=run_id,
+        checkpoint_every=1000, log_every=50, description=name,
     )  # fmt: skip
     model.eval()
     held = nouns.render(nouns.sample(4096, numpy_generator(c.seed, "autoencoder validation")))
-    factor = set_scaling_factor(model, held)
-    metrics = {"scaling_factor": factor, "mse": reconstruction_error(held, model)}
-    with publish(ARTIFACTS / "pretrain" / "vae") as out:
+    set_scaling_factor(model, held)
+    metrics = {"scaling_factor": model.config.scaling_factor, "mse": reconstruction_error(held, model)}
+    with publish(ARTIFACTS / "pretrain" / name) as out:
         model.save_pretrained(out)
         (out / "metrics.json").write_text(json.dumps(metrics, indent=2))
     print(metrics)

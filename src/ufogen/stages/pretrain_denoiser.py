@@ -23,11 +23,11 @@ from ufogen.training.loop import fit, make_accelerator
 
 
 def main(c: config.Config) -> None:
-    """Train the denoiser on artifacts/pretrain/vae's latents and write artifacts/pretrain/unet."""
+    """Train the denoiser on artifacts/pretrain/vae_refined's latents and write artifacts/pretrain/unet."""
     settings, nouns = c.pretrain.denoiser, Nouns.load(c.data.node_modules)
-    accelerator = make_accelerator(c.device, c.pretrain.precision)
+    accelerator = make_accelerator(c.device, settings.precision)
     device = accelerator.device
-    vae = AutoencoderKL.from_pretrained(ARTIFACTS / "pretrain" / "vae").to(device).eval()
+    vae = AutoencoderKL.from_pretrained(ARTIFACTS / "pretrain" / "vae_refined").to(device).eval()
     encoder, tokenizer = load_text_encoder()
     encoder.to(device, torch.float16 if device.type == "cuda" else torch.float32)
 
@@ -43,9 +43,9 @@ def main(c: config.Config) -> None:
     model = build_denoiser(settings, vae.config.latent_channels)
     schedule = Schedule.from_scheduler(DDIMScheduler(**SCHEDULE))
     empty = encode_text([""], encoder, tokenizer)[0].float()
-    task = DenoiserTask(model, settings, schedule, empty, c.pretrain.compile)
+    task = DenoiserTask(model, settings, schedule, empty, settings.compile)
     chunks = Chunks(lambda number: encode(settings.chunk_size, "denoiser pairs", number), settings, c.seed)
-    run_id, folder = fingerprint(c.seed, config.to_dict(settings), c.pretrain.precision), ARTIFACTS / "checkpoints" / "denoiser"
+    run_id, folder = fingerprint(c.seed, config.to_dict(settings)), ARTIFACTS / "checkpoints" / "denoiser"
     fit(
         task, chunks, accelerator, updates=settings.updates, seed=c.seed, folder=folder, run=run_id,
         checkpoint_every=1000, log_every=50, description="denoiser",

@@ -40,14 +40,23 @@ class Checkpoint:
                     shutil.rmtree(older)
         self.accelerator.wait_for_everyone()
 
+    def exists(self) -> bool:
+        """Whether there is a state of this run to continue."""
+        return self._newest() is not None
+
     def load(self) -> int:
         """Restore the newest state of this run and return its number of updates, or 0 where there is none."""
-        for folder in sorted(self.folder.glob("step-*"), reverse=True):
-            record = json.loads((folder / "run.json").read_text())
-            if record["run"] == self.run:
-                self.accelerator.load_state(str(folder))
-                return int(record["step"])
-        return 0
+        folder = self._newest()
+        if folder is None:
+            return 0
+        self.accelerator.load_state(str(folder))
+        return int(folder.name.removeprefix("step-"))
+
+    def _newest(self) -> Path | None:
+        for card in sorted(self.folder.glob("step-*/run.json"), reverse=True):  # a half-deleted folder may lack it
+            if json.loads(card.read_text())["run"] == self.run:
+                return card.parent
+        return None
 
     def clear(self) -> None:
         """Forget the run: its result has been written."""

@@ -1,0 +1,1 @@
+"""Figures, drawn with matplotlib from the committed results and the samples."""

@@ -1,0 +1,114 @@
+"""Quality of UFOGen and of its teacher against sampling steps and against time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axis import Axis
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from ufogen.figures.style import COLOURS, plt, save_figure
+
+# (method, sampler): label, colour, marker and where the number of steps stands beside a point (points)
+SERIES = {
+    ("ufogen", "renoise"): ("UFOGen", COLOURS["ufogen"], "o", (0, -14)),
+    ("teacher", "ddim"): ("teacher, DDIM", COLOURS["ddim"], "s", (0, 7)),
+    ("teacher", "dpm++"): ("teacher, DPM++", COLOURS["dpm++"], "^", (0, -14)),
+}
+FLOORS = {  # what a perfect generator would reach: a second real set, as it is and through the autoencoder
+    "none": ("real images", "--"),
+    "autoencoder": ("real images through the autoencoder", ":"),
+}
+METRICS = {
+    "kid_lite0": "KID-Lite0 (lower is better)",
+    "fd_lite0": "FD-Lite0 (lower is better)",
+    "attribute_accuracy": "attribute accuracy (higher is better)",
+}
+
+
+def quality_against_steps(results: pd.DataFrame, path: Path) -> None:
+    """One panel a metric, from paper/results/main.csv."""
+    figure, axes = plt.subplots(1, len(METRICS), figsize=(9.6, 3.4), layout="constrained")
+    for axis, (metric, title) in zip(axes, METRICS.items(), strict=True):
+        for rows, (label, colour, marker, _) in _series(results):
+            axis.plot(rows["steps"], rows[metric], color=colour, marker=marker, ms=6, lw=1.6, label=label)
+        _floors(axis, results, metric)
+        _scale(axis, results, metric)
+        steps = sorted(results.loc[results["method"] != "real", "steps"].unique())
+        axis.set_xscale("log", base=2)
+        if steps:
+            axis.set_xlim(steps[0] / 1.25, steps[-1] * 1.25)
+            axis.set_xticks(steps, [f"{step:g}" for step in steps])
+        axis.xaxis.minorticks_off()
+        axis.set_title(title, loc="left")
+    passes = " (a step of the guided teacher is two passes)" if (results["guidance"] > 1).any() else ""
+    figure.supxlabel(f"sampling steps{passes}", fontsize=9)
+    _legend(figure, axes[0])
+    save_figure(figure, path)
+
+
+def quality_against_time(results: pd.DataFrame, path: Path) -> None:
+    """KID-Lite0 against seconds an image, text to pixels; a number beside a point is its sampling steps."""
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    for rows, (label, colour, marker, offset) in _series(results.dropna(subset=["seconds_per_image"])):
+        axis.plot(rows["seconds_per_image"], rows["kid_lite0"], color=colour, marker=marker, ms=6, lw=1.2, label=label)
+        for row in rows.itertuples():
+            axis.annotate(
+                f"{row.steps:g}", (row.seconds_per_image, row.kid_lite0), offset, textcoords="offset points",
+                ha="center", fontsize=8, color=colour,
+            )  # fmt: skip
+    _floors(axis, results, "kid_lite0")
+    _scale(axis, results, "kid_lite0")
+    axis.set_xscale("log")
+    axis.margins(x=0.08)
+    _plain_ticks(axis.xaxis)
+    axis.set_xlabel("seconds an image, text to pixels (numbers: sampling steps)")
+    axis.set_title(METRICS["kid_lite0"], loc="left")
+    _legend(figure, axis, columns=2)
+    save_figure(figure, path)
+
+
+def _series(results: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, tuple]]:
+    for (method, sampler), look in SERIES.items():
+        rows = results[(results["method"] == method) & (results["sampler"] == sampler)]
+        if len(rows):
+            yield rows.sort_values("steps"), look
+
+
+def _floors(axis: plt.Axes, results: pd.DataFrame, metric: str) -> None:
+    real = results[results["method"] == "real"].set_index("sampler")[metric].dropna()
+    for sampler, (label, style) in FLOORS.items():
+        if sampler in real:
+            axis.axhline(real[sampler], color=COLOURS["real"], lw=1.4, ls=style, label=label)
+
+
+def _scale(axis: plt.Axes, results: pd.DataFrame, metric: str) -> None:
+    """Distances span decades. KID is unbiased and may be 0 or less for real images: then the axis is linear below
+    the lowest value of anything else."""
+    if metric == "attribute_accuracy":
+        axis.set_ylim(0, 1.04)
+        return
+    axis.margins(y=0.12)
+    lowest = results[metric].min()
+    threshold = results[metric][(results[metric] > 0) & (results["sampler"] != "none")].min()
+    if lowest >= threshold / 30:
+        axis.set_yscale("log")
+        _plain_ticks(axis.yaxis)
+    elif threshold > 0:
+        axis.set_yscale("symlog", linthresh=threshold)
+        axis.set_ylim(bottom=min(-threshold / 2, 2 * lowest))
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """1, 2, 5, 10 ... and no powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _legend(figure: plt.Figure, axis: plt.Axes, columns: int = 5) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside upper center", ncols=columns, columnspacing=1.4)

@@ -1,0 +1,46 @@
+"""Export of a trained generator to an ordinary StableDiffusionPipeline folder, and its import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffusers import LCMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+from ufogen.base.models import load_pipeline
+from ufogen.errors import UserError
+
+
+def ufogen_scheduler(config: dict) -> LCMScheduler:
+    """A stock scheduler that makes stock diffusers do UFOGen sampling with the noise schedule of `config`.
+
+    With 1,000 original steps its timesteps are 999 for one step and 999, 749, 499, 249 for four; there its boundary
+    coefficients are c_skip = 0 and c_out = 1 to seven digits, so a step is x_0 noised again, and the last one x_0 itself.
+    """
+    keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
+    kept = {key: config[key] for key in keys}
+    return LCMScheduler(**kept, original_inference_steps=config["num_train_timesteps"], clip_sample=False)
+
+
+def export_pipeline(base: StableDiffusionPipeline, unet: UNet2DConditionModel, folder: str | Path) -> StableDiffusionPipeline:
+    """Write `base` with its denoiser replaced by the trained generator. Call it with guidance_scale=0."""
+    components = dict(base.components) | {
+        "unet": unet,
+        "scheduler": ufogen_scheduler(base.scheduler.config),
+    }
+    pipeline = StableDiffusionPipeline(**components, requires_safety_checker=False)
+    pipeline.save_pretrained(folder)
+    return pipeline
+
+
+def load_base(folder: str | Path) -> StableDiffusionPipeline:
+    """Load a Stable Diffusion folder for training. Raises `UserError` naming what is missing or does not fit."""
+    folder = Path(folder)
+    if not (folder / "model_index.json").is_file():
+        raise UserError(f"base.path {folder} is not a diffusers folder: it has no model_index.json")
+    missing = [part for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler") if not (folder / part).is_dir()]
+    if missing:
+        raise UserError(f"base.path {folder} lacks {', '.join(missing)}: a whole StableDiffusionPipeline is needed")
+    try:
+        return load_pipeline(folder)
+    except Exception as error:  # diffusers and transformers raise many kinds for damaged files
+        raise UserError(f"base.path {folder} cannot be loaded: {error}") from error

@@ -1,0 +1,20 @@
+"""Export the trained generator as a StableDiffusionPipeline folder."""
+
+from __future__ import annotations
+
+from diffusers import UNet2DConditionModel
+
+from ufogen import config
+from ufogen.pipeline import export_pipeline, load_base
+from ufogen.stages.common import ARTIFACTS, publish, run
+
+
+def main(c: config.Config) -> None:
+    """Write artifacts/ufogen, which stock diffusers samples with `num_inference_steps=1, guidance_scale=0`."""
+    unet = UNet2DConditionModel.from_pretrained(ARTIFACTS / "train" / "unet", local_files_only=True)
+    with publish(ARTIFACTS / "ufogen") as out:
+        export_pipeline(load_base(ARTIFACTS / "base"), unet, out)
+
+
+if __name__ == "__main__":
+    run(main)

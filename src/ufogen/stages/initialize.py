@@ -1,0 +1,58 @@
+"""Put the base model together as an ordinary Stable Diffusion folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+from ufogen import config
+from ufogen.base.models import assemble
+from ufogen.errors import UserError
+from ufogen.pipeline import load_base
+from ufogen.stages.common import ARTIFACTS, publish, run
+
+HASHES = "sha256.json"
+
+
+def main(c: config.Config) -> None:
+    """Write artifacts/base from the released weights, from weights trained here, or from any Stable Diffusion folder."""
+    folder = Path(c.base.path)
+    if c.base.source == "diffusers":
+        pipeline = load_base(folder)
+    else:
+        if c.base.source == "released":
+            check_hashes(folder)
+        pipeline = assemble(
+            _load(AutoencoderKL, folder / "vae"),
+            _load(UNet2DConditionModel, folder / "unet"),
+        )
+    with publish(ARTIFACTS / "base") as out:
+        pipeline.save_pretrained(out)
+    print(f"base: {c.base.source} from {folder}")
+
+
+def check_hashes(folder: Path) -> None:
+    """Compare the weights with the hashes released beside them. Raises `UserError` where they differ."""
+    try:
+        expected = json.loads((folder / HASHES).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"released base in {folder} has no readable {HASHES}: run `git checkout -- {folder}`") from error
+    for name, digest in expected.items():
+        path = folder / name
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise UserError(f"released weights {path} differ from their recorded hash: run `git checkout -- {folder}`")
+
+
+def _load(kind: type, folder: Path) -> torch.nn.Module:
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"base weights in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,78 @@
+"""Sample every method of the comparison from the same prompts and the same noise."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+from tqdm import tqdm
+
+from ufogen import config
+from ufogen.base.autoencoder import decode_latents
+from ufogen.base.text import encode_text
+from ufogen.networks import Generator
+from ufogen.pipeline import load_base
+from ufogen.randomness import torch_generator
+from ufogen.sampling import sample_generator, sample_teacher
+from ufogen.schedule import Schedule
+from ufogen.stages.common import ARTIFACTS, publish, run
+from ufogen.stages.methods import Method, methods
+from ufogen.stages.prepare import read_pairs
+from ufogen.training.loop import make_accelerator
+
+
+class Samplers:
+    """The two models, loaded once, behind one call."""
+
+    def __init__(self, c: config.Config, device: torch.device):
+        self.seed, self.device = c.seed, device
+        self.base = load_base(ARTIFACTS / "base").to(device)
+        self.schedule = Schedule.from_scheduler(self.base.scheduler).to(device)
+        unet = UNet2DConditionModel.from_pretrained(ARTIFACTS / "train" / "unet").to(device).eval()
+        self.generator = Generator(unet, self.schedule, self.base.scheduler.config.prediction_type)
+        self.empty = self.encode([""])[0]
+
+    def encode(self, prompts: list[str]) -> Tensor:
+        return encode_text(prompts, self.base.text_encoder, self.base.tokenizer)
+
+    def noise(self, n: int, block: int) -> Tensor:
+        """x_T of block `block`, the same for every method."""
+        channels, size = self.base.unet.config.in_channels, self.base.unet.config.sample_size
+        rng = torch_generator("cpu", self.seed, "initial noise", block)
+        return torch.randn((n, channels, size, size), generator=rng).to(self.device)
+
+    def latents(self, method: Method, noise: Tensor, states: Tensor, block: int = 0) -> Tensor:
+        if method.method == "ufogen":
+            rng = torch_generator(self.device, self.seed, "fresh noise", block)
+            return sample_generator(self.generator, noise, states, self.schedule, method.steps, rng)
+        return sample_teacher(
+            self.base.unet, noise, states, self.empty, self.base.scheduler.config,
+            method.steps, method.guidance, method.sampler,
+        )  # fmt: skip
+
+    def images(self, method: Method, noise: Tensor, states: Tensor, block: int = 0) -> np.ndarray:
+        return decode_latents(self.latents(method, noise, states, block), self.base.vae)
+
+
+def main(c: config.Config) -> None:
+    """Write artifacts/samples: for each method the images for the evaluation prompts and for the held-out pairs."""
+    samplers = Samplers(c, make_accelerator(c.device, "no").device)
+    with publish(ARTIFACTS / "samples") as out:
+        for part in ("evaluation", "heldout"):
+            prompts = read_pairs(ARTIFACTS / "data" / part).captions
+            states = samplers.encode(prompts)
+            for method in tqdm(methods(c), desc=part, mininterval=5):
+                images = []
+                for block, start in enumerate(range(0, len(prompts), c.sampler.batch_size)):
+                    some = states[start : start + c.sampler.batch_size]
+                    images.append(samplers.images(method, samplers.noise(len(some), block), some, block))
+                (out / part).mkdir(exist_ok=True)
+                np.save(out / part / f"{method.name}.npy", np.concatenate(images))
+        (out / "card.json").write_text(json.dumps([vars(method) for method in methods(c)], indent=1))
+
+
+if __name__ == "__main__":
+    run(main)

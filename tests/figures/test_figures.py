@@ -1,0 +1,104 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ufogen import config
+from ufogen.data.nouns import Nouns
+from ufogen.data.pairs import make_pairs
+from ufogen.errors import UserError
+from ufogen.figures.style import save_image_grid
+from ufogen.stages import figures
+from ufogen.stages.prepare import write_pairs
+
+ROOT = Path(__file__).resolve().parents[2]
+FIGURES = (
+    "curves", "one_step_samples", "quality_against_steps", "quality_against_time", "teacher_against_ufogen",
+    "training_progress",
+)  # fmt: skip
+METHODS = [("ufogen", "renoise", 1), ("ufogen", "renoise", 2), ("teacher", "ddim", 1), ("teacher", "dpm++", 1)]
+
+
+@pytest.fixture
+def settings() -> config.Config:
+    return config.build(config.Config, {"sampler": {"grid_prompts": 4}})
+
+
+@pytest.fixture
+def inputs(tmp_path, monkeypatch) -> Path:
+    """The files of a smoke run: three prompts, four methods, one logged update, one sheet of samples."""
+    monkeypatch.chdir(tmp_path)
+    pairs = make_pairs(Nouns.load(ROOT / "node_modules"), 3, 0, "evaluation")
+    write_pairs(tmp_path / "artifacts/data/evaluation", pairs)
+    samples = tmp_path / "artifacts/samples"
+    (samples / "evaluation").mkdir(parents=True)
+    card, table = [], ["method,sampler,steps,guidance,kid_lite0,fd_lite0,attribute_accuracy,seconds_per_image"]
+    for i, (method, sampler, steps) in enumerate(METHODS):
+        np.save(samples / "evaluation" / f"{method}-{sampler}-{steps}.npy", pairs.images)
+        card.append({"method": method, "sampler": sampler, "steps": steps, "guidance": 0.0})
+        table.append(f"{method},{sampler},{steps},0.0,0.{i + 1},{10 * i + 10},0.{i + 1},0.0{steps}")
+    table += ["real,none,0,0.0,-0.001,1,0.99,", "real,autoencoder,0,0.0,0.01,2,0.97,"]
+    (samples / "card.json").write_text(json.dumps(card))
+    save_image_grid(tmp_path / "artifacts/train/samples/000000.png", pairs.images, columns=4)
+    curves = "update,equilibrium,loss_d,loss_g,r1,std_last\n1,1.38629,1.4,0.7,0.1,\n"
+    (tmp_path / "artifacts/train/curves.csv").write_text(curves)
+    (tmp_path / "paper/results").mkdir(parents=True)
+    (tmp_path / "paper/results/main.csv").write_text("\n".join(table) + "\n")
+    return tmp_path
+
+
+def drawn(folder: Path) -> dict[str, bytes]:
+    return {path.stem: path.read_bytes() for path in sorted((folder / "paper/figures").iterdir())}
+
+
+def test_every_figure_is_written_and_again_the_same_bytes(inputs, settings):
+    figures.main(settings)
+    first = drawn(inputs)
+    assert tuple(first) == FIGURES
+    for name in FIGURES:
+        picture = np.asarray(Image.open(inputs / "paper/figures" / f"{name}.png").convert("RGB"))
+        assert min(picture.shape[:2]) > 100 and picture.std() > 5, name
+    figures.main(settings)
+    assert drawn(inputs) == first
+
+
+@pytest.mark.parametrize("name, scale", [("one_step_samples", 6), ("teacher_against_ufogen", 4), ("training_progress", 4)])
+def test_pixel_art_is_enlarged_by_whole_pixels(inputs, settings, name, scale):
+    figures.main(settings)
+    picture = np.asarray(Image.open(inputs / "paper/figures" / f"{name}.png").convert("RGB"))
+    image = np.load("artifacts/data/evaluation/images.npy")[0].repeat(scale, axis=0).repeat(scale, axis=1)
+    corner = np.argwhere((picture == image[0, 0]).all(axis=-1))[0]  # text is grey, backgrounds are not
+    top, left = corner
+    found = picture[top : top + len(image), left : left + len(image)]
+    np.testing.assert_array_equal(found, image)
+
+
+@pytest.mark.parametrize(
+    "path, stage",
+    [
+        ("artifacts/data/evaluation/captions.json", "prepare"),
+        ("artifacts/samples/card.json", "sample"),
+        ("artifacts/samples/evaluation/ufogen-renoise-1.npy", "sample"),
+        ("artifacts/train/curves.csv", "train"),
+        ("artifacts/train/samples/000000.png", "train"),
+        ("paper/results/main.csv", "evaluate"),
+    ],
+)
+def test_a_missing_or_damaged_input_is_named_with_its_stage(inputs, settings, path, stage):
+    (inputs / path).write_bytes(b"")
+    if path != "artifacts/data/evaluation/captions.json":  # the folder is named, not the file
+        with pytest.raises(UserError, match=f"{path} cannot be read .*run the stage {stage} again"):
+            figures.main(settings)
+    (inputs / path).unlink()
+    named = path.replace("000000", "*").replace("*", r"\*")
+    with pytest.raises(UserError, match=f"{named} not found: run the stage {stage} first"):
+        figures.main(settings)
+    assert not (inputs / "paper/figures").exists()
+
+
+def test_curves_without_values_are_an_error(inputs, settings):
+    (inputs / "artifacts/train/curves.csv").write_text("update,equilibrium\n1,\n")
+    with pytest.raises(UserError, match="curves are empty: run the stage train"):
+        figures.main(settings)

@@ -1,0 +1,313 @@
+"""One update of the diffusion-GAN, seen from outside: what goes into the networks and what comes out changed."""
+
+import math
+
+import pytest
+import torch
+
+from tests import tiny
+from ufogen import losses
+from ufogen.config import Objective
+from ufogen.errors import UserError
+from ufogen.objectives.diffusion_gan import DiffusionGAN
+from ufogen.randomness import Draws, torch_generator
+from ufogen.training.loop import make_accelerator
+
+
+class Calls:
+    """The inputs of each forward pass of a network's U-Net."""
+
+    def __init__(self, network: torch.nn.Module):
+        self.inputs = []
+        network.unet.register_forward_pre_hook(
+            lambda _, args, kwargs: self.inputs.append((args[0].detach().clone(), args[1].clone())), with_kwargs=True
+        )
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        return [len(x) for x, _ in self.inputs]
+
+    @property
+    def timesteps(self) -> list[int]:
+        return torch.cat([t for _, t in self.inputs]).tolist()
+
+
+def prepared(objective: Objective | None = None, decided: bool = False, **changes) -> DiffusionGAN:
+    """A task ready to update; `decided` gives D a head that is not zero, so that G feels it at once."""
+    task = tiny.task(objective, **changes)
+    if decided:
+        torch.manual_seed(1)
+        torch.nn.init.normal_(task.discriminator.unet.conv_out.weight)
+    task.prepare(make_accelerator("cpu", "no"))
+    return task
+
+
+def update(task: DiffusionGAN, step: int = 0, n: int = 4) -> dict[str, float]:
+    scalars = task.update(tiny.batch(step, n), step, Draws(torch_generator("cpu", 0, "test", step)))
+    return {name: value.item() for name, value in scalars.items()}
+
+
+def weights(task: DiffusionGAN) -> tuple[torch.Tensor, torch.Tensor]:
+    return tiny.flat(task.generator), tiny.flat(task.discriminator)
+
+
+def test_update_changes_both_networks():
+    task = prepared()
+    before = weights(task)
+    update(task)
+    after = weights(task)
+    assert not torch.equal(before[0], after[0])
+    assert not torch.equal(before[1], after[1])
+
+
+def test_first_update_starts_at_the_equilibrium():
+    scalars = update(prepared())
+    assert scalars["loss_d"] == pytest.approx(losses.EQUILIBRIUM["nonsaturating"])
+    assert scalars["logit_real"] == scalars["logit_fake"] == 0
+    assert all(math.isfinite(value) for value in scalars.values())
+
+
+@pytest.mark.parametrize(("network", "position"), [("generator", 0), ("discriminator", 1)])
+def test_learning_rate_0_stops_one_network_alone(network, position):
+    task = prepared(**{f"{network}_learning_rate": 0.0})
+    before = weights(task)
+    update(task)
+    unchanged = [torch.equal(a, b) for a, b in zip(before, weights(task), strict=True)]
+    assert unchanged == [position == 0, position == 1]
+
+
+def test_discriminators_loss_leaves_no_gradient_in_the_generator():
+    task, seen = prepared(decided=True), []
+    task.optimizer_d.optimizer.register_step_pre_hook(
+        lambda *_: seen.extend(parameter.grad for parameter in task.generator.parameters())
+    )
+    update(task)
+    assert seen
+    assert all(gradient is None for gradient in seen)
+
+
+def test_generators_loss_leaves_no_gradient_in_the_discriminator():
+    task, seen = prepared(decided=True, gradient_clip=0.0), []
+    task.optimizer_d.optimizer.register_step_post_hook(
+        lambda *_: seen.extend(parameter.grad.clone() for parameter in task.discriminator.parameters())
+    )
+    update(task)
+    after = [parameter.grad for parameter in task.discriminator.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(seen, after, strict=True))
+
+
+def test_generator_feels_the_discriminator():
+    """Without reconstruction only D can move G: a zero head does not, a decided one does."""
+    alone = Objective(reconstruction="none", r1_weight=0)
+    undecided, decided = (prepared(alone, decided, discriminator_learning_rate=0.0) for decided in (False, True))
+    start = tiny.flat(undecided.generator)
+    update(undecided)
+    update(decided)
+    assert torch.equal(tiny.flat(undecided.generator), start)
+    assert not torch.equal(tiny.flat(decided.generator), start)
+
+
+def test_generator_descends_its_adversarial_loss():
+    """D fixed, the same update again and again: G learns to fool it."""
+    task = prepared(Objective(reconstruction="none", r1_weight=0), decided=True, discriminator_learning_rate=0.0)
+    values = [update(task, step=0)["loss_g"] for _ in range(8)]
+    assert values[-1] < 0.9 * values[0]
+
+
+def test_discriminator_descends_its_loss():
+    on_clean_data = Objective(step_size=1000, r1_weight=0)  # where real and fake are far apart
+    task = prepared(on_clean_data, generator_learning_rate=0.0, discriminator_learning_rate=3e-3)
+    values = [update(task, step=0)["loss_d"] for _ in range(8)]
+    assert values[-1] < 0.9 * values[0]
+
+
+def test_generator_descends_its_reconstruction():
+    task = prepared(Objective(r1_weight=0), discriminator_learning_rate=0.0)
+    values = [update(task, step=0)["reconstruction"] for _ in range(8)]
+    assert values[-1] < 0.9 * values[0]
+
+
+def test_r1_pulls_the_discriminators_slope_down():
+    task = prepared(Objective(r1_weight=1000.0, r1_interval=1), decided=True, generator_learning_rate=0.0)
+    values = [update(task, step=0)["r1"] for _ in range(8)]
+    assert values[-1] < 0.9 * values[0]
+
+
+@pytest.mark.parametrize("interval", [1, 2])
+def test_update_passes_g_once_and_d_twice_and_once_more_for_r1(interval):
+    task = prepared(Objective(r1_interval=interval))
+    g, d = Calls(task.generator), Calls(task.discriminator)
+    for step in range(3):
+        update(task, step)
+    with_r1, without = [8, 4, 4], [8, 4]
+    assert g.batch_sizes == [4, 4, 4]
+    assert d.batch_sizes == with_r1 + (with_r1 if interval == 1 else without) + with_r1
+    assert sum(g.batch_sizes + d.batch_sizes) == task.unet_evaluations(3)
+
+
+def test_without_r1_no_pass_is_spent_on_it():
+    task = prepared(Objective(r1_weight=0))
+    g, d = Calls(task.generator), Calls(task.discriminator)
+    scalars = update(task)
+    assert (g.batch_sizes, d.batch_sizes) == ([4], [8, 4])
+    assert "r1" not in scalars
+    assert task.unet_evaluations(1) == 16
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        (Objective(), {999, 749, 499, 249}),
+        (Objective(minimum_timestep=500), {999, 749}),
+        (Objective(minimum_timestep=499), {999, 749, 499}),
+        (Objective(minimum_timestep=999), {999}),
+        (Objective(step_size=500), {999, 499}),
+        (Objective(step_size=1000), {999}),
+    ],
+    ids=["default", "from 500", "from 499", "last alone", "step 500", "step 1000"],
+)
+def test_generator_is_trained_on_the_grid(objective, expected):
+    task = prepared(objective)
+    g = Calls(task.generator)
+    update(task, n=64)
+    assert set(g.timesteps) == expected
+
+
+def test_uniform_timesteps_spread_from_the_minimum_to_the_last():
+    task = prepared(Objective(timesteps="uniform", minimum_timestep=900))
+    g = Calls(task.generator)
+    for step in range(2):
+        update(task, step, n=200)
+    assert min(g.timesteps) == 900
+    assert max(g.timesteps) == 999
+    assert len(set(g.timesteps)) > 90  # of 100, in 400 draws
+
+
+def test_discriminator_judges_at_the_timestep_one_step_size_below():
+    task = prepared(Objective(timesteps="uniform", r1_weight=0))
+    g, d = Calls(task.generator), Calls(task.discriminator)
+    update(task, n=32)
+    s = [max(t - 250, 0) for t in g.timesteps]  # clean data goes in under timestep 0
+    assert d.timesteps == s + s + s
+    assert 0 in s
+
+
+@pytest.mark.parametrize("parameterization", ["forward", "posterior"])
+def test_step_size_1000_is_an_ordinary_gan_on_clean_data(parameterization):
+    task = prepared(Objective(step_size=1000, r1_weight=0, parameterization=parameterization))
+    g, d, fakes = Calls(task.generator), Calls(task.discriminator), []
+    task.generator.register_forward_hook(lambda _, __, output: fakes.append(output.detach()))
+    update(task)
+    real, fake = d.inputs[0][0].chunk(2)
+    assert torch.equal(real, tiny.batch(0).latents.float())
+    assert torch.equal(fake, fakes[0])
+    assert set(g.timesteps) == {999}
+    assert set(d.timesteps) == {0}
+
+
+@pytest.mark.parametrize(("coupling", "expected"), [("independent", 0.0), ("chained", 0.2081)])
+def test_noise_of_x_s_is_in_x_t_only_when_chained(coupling, expected):
+    """At x_0 = 0, t = 499 and s = 249, E x_s x_t is sqrt(abar_t / abar_s) (1 - abar_s) = 0.2081 when chained."""
+    task = prepared(Objective(coupling=coupling, minimum_timestep=499, timesteps="uniform", r1_weight=0))
+    g, d = Calls(task.generator), Calls(task.discriminator)
+    batch = tiny.batch(0, 256)
+    batch.latents.zero_()
+    draws = Draws(torch_generator("cpu", 0, "coupling"))
+    draws.integers = lambda low, high, n: torch.full((n,), 499)
+    task.update(batch, 0, draws)
+    x_t, x_s = g.inputs[0][0], d.inputs[0][0].chunk(2)[0]
+    assert (x_t * x_s).mean().item() == pytest.approx(expected, abs=0.02)  # four standard errors
+    assert x_t.var().item() == pytest.approx(1 - 0.2777, abs=0.04)
+    assert x_s.var().item() == pytest.approx(1 - 0.6754, abs=0.02)
+
+
+@pytest.mark.parametrize(("parameterization", "correlated"), [("forward", False), ("posterior", True)])
+def test_posterior_alone_keeps_a_share_of_x_t_in_x_s(parameterization, correlated):
+    task = prepared(Objective(parameterization=parameterization, minimum_timestep=999, r1_weight=0))
+    g, d, fakes = Calls(task.generator), Calls(task.discriminator), []
+    task.generator.register_forward_hook(lambda _, __, output: fakes.append(output.detach()))
+    update(task, n=64)
+    x_t, x_s = g.inputs[0][0], d.inputs[0][0].chunk(2)[1]
+    c_0 = 0.219395 if correlated else math.sqrt(0.056623492)  # golden/schedule.yaml, 999 -> 749
+    share = ((x_s - c_0 * fakes[0]) * x_t).mean() / x_t.square().mean()
+    assert share.item() == pytest.approx(0.271902 if correlated else 0.0, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("axis", "value"),
+    [
+        ("parameterization", "posterior"),
+        ("reconstruction", "x_s"),
+        ("reconstruction", "none"),
+        ("gamma", "truncated_snr"),
+        ("gamma", "min_snr"),
+        ("gamma", "kl"),
+        ("gamma", "constant"),
+        ("reconstruction_weight", 0.5),
+        ("coupling", "chained"),
+        ("step_size", 50),
+        ("timesteps", "uniform"),
+        ("minimum_timestep", 900),
+        ("adversarial", "clamped_bce"),
+        ("adversarial", "hinge"),
+        ("r1_weight", 0.0),
+        ("r1_interval", 8),
+    ],
+)
+def test_every_value_of_every_axis_runs_and_differs(axis, value):
+    step_size = 100 if axis != "timesteps" else 250  # with t = 99 on the grid min_snr has something to cap
+    default, changed = (
+        prepared(Objective(**{"step_size": step_size} | change), decided=True) for change in ({}, {axis: value})
+    )
+    for task in (default, changed):
+        scalars = update(task, n=16)
+        assert all(math.isfinite(scalar) for scalar in scalars.values())
+    assert not all(torch.equal(a, b) for a, b in zip(weights(default), weights(changed), strict=True))
+
+
+def test_update_is_a_function_of_its_draws():
+    first, second = prepared(), prepared()
+    assert update(first) == update(second)
+    assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
+
+
+def test_average_follows_the_generator():
+    task = prepared(ema_decay=0.5)
+    before = tiny.flat(task.generator)
+    for step in range(3):
+        update(task, step)
+    average = torch.cat([parameter.flatten() for parameter in task.average.shadow_params])
+    assert not torch.equal(average, before)
+    assert not torch.equal(average, tiny.flat(task.generator))
+
+
+def test_gradient_clip_bounds_both_gradients():
+    task, norms = prepared(decided=True, gradient_clip=1e-3), []
+    for optimizer, network in ((task.optimizer_g, task.generator), (task.optimizer_d, task.discriminator)):
+        optimizer.optimizer.register_step_pre_hook(
+            lambda *_, network=network: norms.append(
+                torch.nn.utils.get_total_norm([p.grad for p in network.parameters()]).item()
+            )
+        )
+    update(task)
+    assert norms == pytest.approx([1e-3, 1e-3], rel=1e-2)
+
+
+def test_standard_deviation_is_that_of_one_step_samples():
+    task, fakes = prepared(Objective(minimum_timestep=999)), []
+    task.generator.register_forward_hook(lambda _, __, output: fakes.append(output.detach()))
+    assert update(task)["std_last"] == pytest.approx(fakes[0].std().item())
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (Objective(step_size=0), r"objective\.step_size is 0; allowed: 1 \.\.\. 1000"),
+        (Objective(step_size=1001), r"objective\.step_size is 1001; allowed: 1 \.\.\. 1000"),
+        (Objective(minimum_timestep=1000), r"objective\.minimum_timestep is 1000; allowed: 0 \.\.\. 999"),
+    ],
+    ids=["step 0", "step 1001", "minimum 1000"],
+)
+def test_objective_that_does_not_fit_the_schedule_is_a_user_error(objective, message):
+    with pytest.raises(UserError, match=message):
+        tiny.task(objective)

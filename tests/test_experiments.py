@@ -1,0 +1,44 @@
+"""The Hydra tree, params.yaml and the typed configuration agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from ufogen import config
+
+ROOT = Path(__file__).parents[1]
+OBJECTIVES = sorted(path.stem for path in (ROOT / "experiments/objective").glob("*.yaml"))
+PROFILES = sorted(path.stem for path in (ROOT / "experiments/profile").glob("*.yaml"))
+
+
+def composed(*overrides: str) -> dict:
+    with initialize_config_dir(str(ROOT / "experiments"), version_base=None):
+        return OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+
+
+def test_committed_parameters_are_the_default_composition():
+    assert yaml.safe_load((ROOT / "params.yaml").read_text()) == composed()
+
+
+def test_params_yaml_states_every_parameter():
+    assert config.to_dict(config.load(ROOT / "params.yaml")) == composed()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_is_a_valid_configuration(objective: str):
+    config.build(config.Config, composed(f"objective={objective}"))
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_is_a_valid_configuration(profile: str):
+    config.build(config.Config, composed(f"profile={profile}"))
+
+
+def test_siddm_differs_from_ufogen_on_its_three_axes_only():
+    ufogen, siddm = composed()["objective"], composed("objective=siddm")["objective"]
+    assert {key for key in ufogen if ufogen[key] != siddm[key]} == {"parameterization", "reconstruction", "coupling"}

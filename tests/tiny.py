@@ -1,0 +1,96 @@
+"""The smallest real networks: two levels, 8 and 16 channels, with cross-attention. An update takes some 60 ms."""
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from ufogen import config
+from ufogen.base.models import SCHEDULE
+from ufogen.data.encoded import EncodedBatch
+from ufogen.networks import make_networks
+from ufogen.objectives.diffusion_gan import DiffusionGAN
+from ufogen.schedule import Schedule
+
+CHANNELS, SIZE, TOKENS, WIDTH = 4, 8, 8, 16
+WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a noun with red glasses and the head".split()
+
+
+def schedule() -> Schedule:
+    return Schedule.from_scheduler(DDIMScheduler(**SCHEDULE))
+
+
+def unet(seed: int = 0) -> UNet2DConditionModel:
+    torch.manual_seed(seed)
+    return UNet2DConditionModel(
+        sample_size=SIZE,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        attention_head_dim=2,
+        cross_attention_dim=WIDTH,
+        norm_num_groups=4,
+    ).eval()
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def latents(n: int, seed: int = 0) -> torch.Tensor:
+    return normal(n, CHANNELS, SIZE, SIZE, seed=seed)
+
+
+def states(n: int, seed: int = 1) -> torch.Tensor:
+    return normal(n, TOKENS, WIDTH, seed=seed)
+
+
+def batch(step: int, n: int = 4) -> EncodedBatch:
+    """The encoded batch of an update: a pure function of its number, as `Encoded` is."""
+    return EncodedBatch(latents(n, seed=2 * step).half(), states(n, seed=2 * step + 1).half())
+
+
+def trainer(**changes) -> config.Trainer:
+    defaults = {"updates": 4, "batch_size": 4, "warmup": 0, "generator_learning_rate": 1e-3, "decay": "constant"}
+    return config.Trainer(**defaults | {"discriminator_learning_rate": 1e-3, "ema_decay": 0.5} | changes)
+
+
+def task(objective: config.Objective | None = None, seed: int = 0, **changes) -> DiffusionGAN:
+    """A diffusion-GAN on tiny networks; `changes` go to the trainer's settings."""
+    generator, discriminator = make_networks(unet(seed), schedule(), "epsilon")
+    return DiffusionGAN(generator, discriminator, schedule(), objective or config.Objective(), trainer(**changes))
+
+
+def pipeline(seed: int = 0) -> StableDiffusionPipeline:
+    """A whole StableDiffusionPipeline with a vocabulary of a few words."""
+    denoiser = unet(seed)
+    text = BertConfig(
+        vocab_size=len(WORDS), hidden_size=WIDTH, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    encoder = BertModel(text, add_pooling_layer=False).eval()
+    encoder.config.use_attention_mask = True
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(4, 8),
+        latent_channels=CHANNELS,
+        norm_num_groups=4,
+        sample_size=2 * SIZE,
+    )
+    return StableDiffusionPipeline(
+        vae=vae.eval(),
+        text_encoder=encoder,
+        tokenizer=BertTokenizerFast(vocab={word: i for i, word in enumerate(WORDS)}, model_max_length=TOKENS),
+        unet=denoiser,
+        scheduler=DDIMScheduler(**SCHEDULE | {"steps_offset": 1}),  # without effect on trailing steps; diffusers warns at 0
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def flat(network: torch.nn.Module) -> torch.Tensor:
+    """All weights of a network as one vector, copied."""
+    return torch.cat([p.detach().flatten() for p in network.parameters()]).clone()

@@ -1,0 +1,132 @@
+"""Checkpoints are whole or absent, and belong to one run."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from ufogen.training import checkpoint as module
+from ufogen.training.checkpoint import Checkpoint, fingerprint
+from ufogen.training.loop import make_accelerator
+
+
+@pytest.fixture
+def model() -> torch.nn.Linear:
+    return torch.nn.Linear(2, 2)
+
+
+@pytest.fixture
+def accelerator(model) -> Accelerator:
+    accelerator = make_accelerator("cpu", "no")
+    accelerator.prepare(model)
+    return accelerator
+
+
+def fill(model: torch.nn.Module, value: float) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(value)
+
+
+def content(model: torch.nn.Module) -> set[float]:
+    return {value for parameter in model.parameters() for value in parameter.flatten().tolist()}
+
+
+def test_saved_state_is_restored(tmp_path, model, accelerator):
+    checkpoint = Checkpoint(tmp_path, accelerator, "run")
+    fill(model, 3.0)
+    checkpoint.save(7)
+    fill(model, 0.0)
+    assert checkpoint.exists()
+    assert checkpoint.load() == 7
+    assert content(model) == {3.0}
+
+
+def test_nothing_to_restore_is_update_0(tmp_path, model, accelerator):
+    fill(model, 3.0)
+    checkpoint = Checkpoint(tmp_path / "absent", accelerator, "run")
+    assert not checkpoint.exists()
+    assert checkpoint.load() == 0
+    assert content(model) == {3.0}
+
+
+def test_checkpoint_of_another_run_is_ignored(tmp_path, model, accelerator):
+    fill(model, 3.0)
+    Checkpoint(tmp_path, accelerator, "run").save(7)
+    fill(model, 5.0)
+    other = Checkpoint(tmp_path, accelerator, "other run")
+    assert not other.exists()
+    assert other.load() == 0
+    assert content(model) == {5.0}
+
+
+def test_newest_state_alone_is_kept(tmp_path, model, accelerator):
+    checkpoint = Checkpoint(tmp_path, accelerator, "run")
+    for step in (5, 10, 200):
+        fill(model, step)
+        checkpoint.save(step)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["step-0000200"]
+    assert checkpoint.load() == 200
+    assert content(model) == {200.0}
+
+
+class Stop(Exception):
+    """What ends a process in the middle of a save."""
+
+
+def stop(*_, **__):
+    raise Stop
+
+
+@pytest.mark.parametrize("moment", ["before the first file", "after some files", "before the renaming"])
+def test_interrupted_save_leaves_the_older_state(tmp_path, model, accelerator, monkeypatch, moment):
+    checkpoint = Checkpoint(tmp_path, accelerator, "run")
+    fill(model, 1.0)
+    checkpoint.save(1)
+    fill(model, 2.0)
+    save_state = accelerator.save_state
+    with monkeypatch.context() as patch:
+        if moment == "before the first file":
+            patch.setattr(accelerator, "save_state", stop)
+        elif moment == "after some files":
+            patch.setattr(accelerator, "save_state", lambda folder: (save_state(folder), stop()))
+        else:
+            patch.setattr(module.os, "replace", stop)
+        with pytest.raises(Stop):
+            checkpoint.save(2)
+    assert checkpoint.load() == 1
+    assert content(model) == {1.0}
+    fill(model, 2.0)
+    checkpoint.save(2)  # what was left half-made is no obstacle
+    assert checkpoint.load() == 2
+    assert content(model) == {2.0}
+
+
+def test_interrupted_first_save_leaves_nothing(tmp_path, model, accelerator, monkeypatch):
+    checkpoint = Checkpoint(tmp_path, accelerator, "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "replace", stop)
+        with pytest.raises(Stop):
+            checkpoint.save(1)
+    assert checkpoint.load() == 0
+
+
+def test_half_deleted_older_state_is_ignored(tmp_path, model, accelerator):
+    Checkpoint(tmp_path, accelerator, "run").save(2)
+    (tmp_path / "step-0000001").mkdir()  # a stop while the older state was being deleted
+    assert Checkpoint(tmp_path, accelerator, "other run").load() == 0
+    assert Checkpoint(tmp_path, accelerator, "run").load() == 2
+
+
+def test_cleared_run_starts_anew(tmp_path, model, accelerator):
+    checkpoint = Checkpoint(tmp_path / "run", accelerator, "run")
+    checkpoint.save(3)
+    checkpoint.clear()
+    assert not (tmp_path / "run").exists()
+    assert checkpoint.load() == 0
+
+
+def test_fingerprint_depends_on_every_part_but_not_on_the_order_of_keys():
+    parts = (0, {"a": 1, "b": [1, 2]}, 0.5)
+    assert fingerprint(*parts) == fingerprint(0, {"b": [1, 2], "a": 1}, 0.5)
+    others = [(1, parts[1], 0.5), (0, {"a": 1, "b": [2, 1]}, 0.5), (0, parts[1], 0.25), parts[:2]]
+    assert len({fingerprint(*other) for other in [parts, *others]}) == 5
