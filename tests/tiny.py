@@ -84,7 +84,7 @@ def pipeline(seed: int = 0) -> StableDiffusionPipeline:
         text_encoder=encoder,
         tokenizer=BertTokenizerFast(vocab={word: i for i, word in enumerate(WORDS)}, model_max_length=TOKENS),
         unet=denoiser,
-        scheduler=DDIMScheduler(**SCHEDULE | {"steps_offset": 1}),  # without effect on trailing steps; diffusers warns at 0
+        scheduler=DDIMScheduler(**SCHEDULE),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

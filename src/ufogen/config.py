@@ -6,13 +6,14 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
 
 from ufogen.errors import UserError
 
 T = TypeVar("T")
+Count = Annotated[int, "at least 1"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["no", "bf16", "fp16"]
 
@@ -22,8 +23,8 @@ class Data:
     """Nouns, rendered by seed."""
 
     source: Literal["nouns"] = "nouns"
-    train_size: int = 16384  # image-caption pairs that are encoded once
-    evaluation_size: int = 1000  # prompts, as many samples and as many reference images
+    train_size: Count = 16384  # image-caption pairs that are encoded once
+    evaluation_size: Count = 1000  # prompts, as many samples and as many reference images
     node_modules: str = "node_modules"
 
 
@@ -31,12 +32,12 @@ class Data:
 class Autoencoder:
     """Architecture and training of the AutoencoderKL (factor 4)."""
 
-    channels: list[int] = field(default_factory=lambda: [16, 32, 64])
-    latent_channels: int = 4
+    channels: list[Count] = field(default_factory=lambda: [16, 32, 64])
+    latent_channels: Count = 4
     kl_weight: float = 3e-4
-    updates: int = 7000
-    refine_updates: int = 11000  # of the second round
-    batch_size: int = 8
+    updates: Count = 7000
+    refine_updates: Count = 11000  # of the second round
+    batch_size: Count = 8
     learning_rate: float = 1.5e-3
     warmup: int = 200
     precision: Precision = "bf16"
@@ -46,18 +47,18 @@ class Autoencoder:
 class Denoiser:
     """Architecture and training of the UNet2DConditionModel."""
 
-    channels: list[int] = field(default_factory=lambda: [64, 128, 128])
-    heads: int = 4
+    channels: list[Count] = field(default_factory=lambda: [64, 128, 128])
+    heads: Count = 4
     caption_dropout: float = 0.1
-    updates: int = 11264
-    batch_size: int = 32
-    learning_rate: float = 7e-4
-    warmup: int = 500
+    updates: Count = 5120
+    batch_size: Count = 32
+    learning_rate: float = 8e-4
+    warmup: int = 300
     ema_decay: float = 0.999
-    precision: Precision = "no"
+    precision: Precision = "bf16"
     compile: bool = False
-    chunk_size: int = 32768  # fresh image-caption pairs that are rendered and encoded together ...
-    passes: int = 11  # ... and seen this often before the next chunk
+    chunk_size: Count = 32768  # fresh image-caption pairs that are rendered and encoded together ...
+    passes: Count = 5  # ... and seen this often before the next chunk
 
 
 @dataclass
@@ -85,20 +86,21 @@ class Objective:
     gamma: Literal["snr", "truncated_snr", "min_snr", "kl", "constant"] = "snr"
     reconstruction_weight: float = 1.0  # lambda_KL
     coupling: Literal["independent", "chained"] = "independent"
-    step_size: int = 250  # k: s = t - k
+    step_size: Count = 250  # k: s = t - k
     timesteps: Literal["grid", "uniform"] = "grid"
     minimum_timestep: int = 0  # t is drawn at or above it
+    last_timestep_share: float = 0.0  # share of draws moved to t = T - 1, where one-step sampling starts
     adversarial: Literal["nonsaturating", "clamped_bce", "hinge"] = "nonsaturating"
     r1_weight: float = 1.0  # 0 turns R1 off; taken with respect to the discriminator's input x_s
-    r1_interval: int = 16
+    r1_interval: Count = 16
 
 
 @dataclass
 class Trainer:
     """The optimisation of generator and discriminator."""
 
-    updates: int = 1000
-    batch_size: int = 64
+    updates: Count = 1000
+    batch_size: Count = 64
     generator_learning_rate: float = 3e-5
     discriminator_learning_rate: float = 3e-4
     beta1: float = 0.0
@@ -107,9 +109,9 @@ class Trainer:
     decay: Literal["constant", "cosine"] = "cosine"
     gradient_clip: float = 1.0
     ema_decay: float = 0.99
-    checkpoint_every: int = 200
-    log_every: int = 10
-    sample_every: int = 200
+    checkpoint_every: Count = 200
+    log_every: Count = 10
+    sample_every: Count = 200
     precision: Precision = "no"
     compile: bool = False
 
@@ -118,23 +120,23 @@ class Trainer:
 class Sampler:
     """What is sampled for the comparison."""
 
-    ufogen_steps: list[int] = field(default_factory=lambda: [1, 2, 4])
+    ufogen_steps: list[Count] = field(default_factory=lambda: [1, 2, 4])
     teacher_solvers: list[str] = field(default_factory=lambda: ["ddim", "dpm++"])
-    teacher_steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 25])
+    teacher_steps: list[Count] = field(default_factory=lambda: [1, 2, 4, 8, 25])
     guidance: float = 2.0
-    batch_size: int = 50
-    grid_prompts: int = 8
+    batch_size: Count = 50
+    grid_prompts: Count = 8
 
 
 @dataclass
 class Evaluation:
     """How the samples are measured."""
 
-    kid_subset_size: int = 500
-    kid_subsets: int = 100
-    neighborhood: int = 3
-    latency_batch_size: int = 16
-    latency_repeats: int = 5
+    kid_subset_size: Count = 500
+    kid_subsets: Count = 100
+    neighborhood: Count = 3
+    latency_batch_size: Count = 16
+    latency_repeats: Count = 5
 
 
 @dataclass
@@ -143,7 +145,7 @@ class Config:
 
     seed: int = 0
     device: Device = "auto"
-    threads: int = 2  # of torch on the CPU; results are bytewise the same only for the same number
+    threads: Count = 2  # of torch on the CPU; results are bytewise the same only for the same number
     data: Data = field(default_factory=Data)
     base: Base = field(default_factory=Base)
     pretrain: Pretrain = field(default_factory=Pretrain)
@@ -177,7 +179,7 @@ def build(kind: type[T], tree: Any, prefix: str = "") -> T:
     """
     if not isinstance(tree, dict):
         raise UserError(f"parameter {prefix.rstrip('.')} is {tree!r}, allowed is a section of keys")
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     values = {}
     for key, value in tree.items():
         if key not in hints:
@@ -192,21 +194,23 @@ def build(kind: type[T], tree: Any, prefix: str = "") -> T:
 def _check(hint: Any, value: Any, name: str) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
+        value = "no" if value is False and "no" in arguments else value  # YAML reads a bare no as false
         if value in arguments and not isinstance(value, bool):
             return value
         allowed = ", ".join(map(str, arguments))
     elif origin is list:
         if isinstance(value, list) and value:
             return [_check(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(value)]
-        allowed = f"a list of {arguments[0].__name__}"
+        allowed = "a list of names" if arguments[0] is str else "a list of whole numbers, 1 or greater"
     elif hint is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf:
             return float(value)
         allowed = "a number, 0 or greater"
-    elif hint is int:
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    elif hint in (int, Count):
+        least = 1 if hint == Count else 0
+        if isinstance(value, int) and not isinstance(value, bool) and value >= least:
             return value
-        allowed = "a whole number, 0 or greater"
+        allowed = f"a whole number, {least} or greater"
     elif isinstance(value, hint):
         return value
     else:

@@ -15,10 +15,12 @@ def ufogen_scheduler(config: dict) -> LCMScheduler:
 
     With 1,000 original steps its timesteps are 999 for one step and 999, 749, 499, 249 for four; there its boundary
     coefficients are c_skip = 0 and c_out = 1 to seven digits, so a step is x_0 noised again, and the last one x_0 itself.
+    For numbers of steps that do not divide 1,000 its timesteps may differ from ours by one.
     """
     keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
     kept = {key: config[key] for key in keys}
-    return LCMScheduler(**kept, original_inference_steps=config["num_train_timesteps"], clip_sample=False)
+    steps = config["num_train_timesteps"]
+    return LCMScheduler(**kept, original_inference_steps=steps, clip_sample=False, steps_offset=1)
 
 
 def export_pipeline(base: StableDiffusionPipeline, unet: UNet2DConditionModel, folder: str | Path) -> StableDiffusionPipeline:

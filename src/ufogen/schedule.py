@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ufogen.errors import UserError
+
 CLEAN = -1
 
 
@@ -50,7 +52,11 @@ class Schedule:
     def from_scheduler(cls, scheduler) -> Schedule:
         """The schedule of a diffusers scheduler, recomputed in float64 from its betas' definition where that is known."""
         config = scheduler.config
-        if getattr(config, "trained_betas", None) is None and not getattr(config, "rescale_betas_zero_snr", False):
+        if getattr(config, "rescale_betas_zero_snr", False):
+            raise UserError(
+                "the base's scheduler has rescale_betas_zero_snr, at which x_0 is not defined from noise: set it to false"
+            )
+        if getattr(config, "trained_betas", None) is None:
             steps, start, end = config.num_train_timesteps, config.beta_start, config.beta_end
             if config.beta_schedule == "scaled_linear":
                 betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2

@@ -154,6 +154,15 @@ def test_without_r1_no_pass_is_spent_on_it():
     assert task.unet_evaluations(1) == 16
 
 
+def test_r1_goes_round_the_compiled_discriminator_which_cannot_be_differentiated_twice(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda network: lambda x, *rest: compiled.append(len(x)) or network(x, *rest))
+    task, compiled = prepared(Objective(r1_interval=1), compile=True), []
+    d = Calls(task.discriminator)
+    update(task)
+    assert d.batch_sizes == [8, 4, 4]
+    assert compiled == [4, 8]  # G, then D on real and fake
+
+
 @pytest.mark.parametrize(
     ("objective", "expected"),
     [

@@ -45,6 +45,8 @@ class DiffusionGAN:
             raise UserError(f"parameter objective.step_size is {objective.step_size}; allowed: 1 ... {steps}")
         if objective.minimum_timestep >= steps:
             raise UserError(f"parameter objective.minimum_timestep is {objective.minimum_timestep}; allowed: 0 ... {steps - 1}")
+        if objective.last_timestep_share > 1:
+            raise UserError(f"parameter objective.last_timestep_share is {objective.last_timestep_share}; allowed: 0 ... 1")
         self.generator, self.discriminator, self.schedule = generator, discriminator, schedule
         self.objective, self.trainer = objective, trainer
         self.average = EMAModel(generator.parameters(), decay=trainer.ema_decay, foreach=True)
@@ -108,7 +110,8 @@ class DiffusionGAN:
         scalars = {"loss_d": loss.detach(), "logit_real": real.detach().mean(), "logit_fake": fake.detach().mean()}
         if o.r1_weight and step % o.r1_interval == 0:
             x_s = x_s.detach().requires_grad_()
-            penalty = losses.r1_penalty(self.D(x_s, s, states), x_s)
+            # not the compiled network, which cannot be differentiated twice
+            penalty = losses.r1_penalty(self.discriminator(x_s, s, states), x_s)
             # the interval's factor keeps the mean strength that of a penalty at every update
             self.accelerator.backward(o.r1_weight * o.r1_interval * penalty)
             scalars["r1"] = penalty.detach()
@@ -148,10 +151,11 @@ class DiffusionGAN:
         """t (n,) and s = max(t - k, clean). The grid is T-1, T-1-k, ...; its last step reaches clean data."""
         o, steps = self.objective, self.schedule.num_timesteps
         if o.timesteps == "grid":
-            grid = torch.arange(steps - 1, max(o.minimum_timestep, 0) - 1, -o.step_size, device=self.accelerator.device)
+            grid = torch.arange(steps - 1, o.minimum_timestep - 1, -o.step_size, device=self.accelerator.device)
             t = grid[draws.integers(0, len(grid), n)]
         else:
-            t = draws.integers(max(o.minimum_timestep, 0), steps, n)
+            t = draws.integers(o.minimum_timestep, steps, n)
+        t = torch.where(draws.uniform(n) < o.last_timestep_share, steps - 1, t)
         return t, (t - o.step_size).clamp(min=CLEAN)
 
     def _set_learning_rates(self, step: int) -> None:

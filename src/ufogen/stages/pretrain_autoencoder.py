@@ -21,23 +21,23 @@ from ufogen.training.loop import fit, make_accelerator
 def main(c: config.Config) -> None:
     """Train the autoencoder and write artifacts/pretrain/vae."""
     torch.manual_seed(c.seed)
-    train(c, build_autoencoder(c.pretrain.autoencoder), refine=False, name="vae")
+    train(c, build_autoencoder(c.pretrain.autoencoder), refine=False, name="vae", label="autoencoder")
 
 
-def train(c: config.Config, model: AutoencoderKL, refine: bool, name: str) -> None:
+def train(c: config.Config, model: AutoencoderKL, refine: bool, name: str, label: str) -> None:
     """Train the autoencoder from scratch or further, and write artifacts/pretrain/NAME."""
     settings, nouns = c.pretrain.autoencoder, Nouns.load(c.data.node_modules)
     accelerator = make_accelerator(c.device, settings.precision)
 
     def images(step: int) -> np.ndarray:
-        rng = numpy_generator(c.seed, f"{name} images", step)
+        rng = numpy_generator(c.seed, f"{label} images", step)
         return nouns.render(nouns.sample(settings.batch_size, rng))
 
     task = AutoencoderTask(model, settings, refine)
     run_id, folder = fingerprint(c.seed, config.to_dict(settings)), ARTIFACTS / "checkpoints" / name
     fit(
         task, images, accelerator, updates=task.updates, seed=c.seed, folder=folder, run=run_id,
-        checkpoint_every=1000, log_every=50, description=name,
+        checkpoint_every=1000, log_every=50, description=label,
     )  # fmt: skip
     model.eval()
     held = nouns.render(nouns.sample(4096, numpy_generator(c.seed, "autoencoder validation")))

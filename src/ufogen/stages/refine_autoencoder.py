@@ -12,7 +12,7 @@ from ufogen.stages.pretrain_autoencoder import train
 def main(c: config.Config) -> None:
     """Write artifacts/pretrain/vae_refined."""
     model = AutoencoderKL.from_pretrained(ARTIFACTS / "pretrain" / "vae", local_files_only=True)
-    train(c, model, refine=True, name="vae_refined")
+    train(c, model, refine=True, name="vae_refined", label="vae_refined")
 
 
 if __name__ == "__main__":

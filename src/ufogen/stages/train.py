@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -77,8 +78,8 @@ def main(c: config.Config) -> None:
         task.average.copy_to(generator.parameters())
         with publish(ARTIFACTS / "train") as out:
             generator.unet.cpu().save_pretrained(out / "unet")
-            (work / "curves.csv").replace(out / "curves.csv")
-            (work / "samples").replace(out / "samples")
+            shutil.copy(work / "curves.csv", out / "curves.csv")
+            shutil.copytree(work / "samples", out / "samples")
             (out / "card.json").write_text(json.dumps(training_card(c, task, data), indent=2))
     resumable.clear()
 

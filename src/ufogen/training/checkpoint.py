@@ -37,7 +37,7 @@ class Checkpoint:
             os.replace(partial, target)
             for older in self.folder.glob("step-*"):
                 if older != target:
-                    shutil.rmtree(older)
+                    _remove(older)
         self.accelerator.wait_for_everyone()
 
     def exists(self) -> bool:
@@ -61,4 +61,12 @@ class Checkpoint:
     def clear(self) -> None:
         """Forget the run: its result has been written."""
         if self.accelerator.is_main_process:
+            for folder in self.folder.glob("step-*"):
+                _remove(folder)
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a state, its card first: what a stop leaves of it is then not taken for a state."""
+    (folder / "run.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,42 @@
+"""The frozen text encoder, and that training sees the states that the stock pipeline computes."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from tests import tiny
+from ufogen.base import text
+from ufogen.base.text import encode_text, load_text_encoder
+from ufogen.errors import UserError
+
+PROMPTS = ["a noun", "a noun with red glasses and the head", "", "red red red red red red red red red red"]
+
+
+def test_states_are_those_of_the_stock_pipeline():
+    pipeline = tiny.pipeline()
+    found = encode_text(PROMPTS, pipeline.text_encoder, pipeline.tokenizer)
+    expected, _ = pipeline.encode_prompt(PROMPTS, "cpu", 1, False)
+    assert found.shape == (4, tiny.TOKENS, tiny.WIDTH)
+    assert torch.equal(found, expected)
+
+
+def test_states_do_not_depend_on_the_batch_size():
+    pipeline = tiny.pipeline()
+    whole, single = (encode_text(PROMPTS, pipeline.text_encoder, pipeline.tokenizer, batch_size=n) for n in (4, 1))
+    torch.testing.assert_close(whole, single, rtol=1e-5, atol=1e-5)
+
+
+def test_installed_encoder_is_frozen_and_tells_prompts_apart():
+    encoder, tokenizer = load_text_encoder()
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    assert not encoder.training
+    states = encode_text(["a noun with red glasses", "a noun with blue glasses", ""], encoder, tokenizer)
+    assert states.shape == (3, text.MAX_LENGTH, text.WIDTH)
+    assert (states[0] - states[1]).norm() > 0.1 * states[0].norm()
+
+
+def test_missing_encoder_is_a_user_error_with_a_remedy(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="not installed: run `make setup`"):
+        load_text_encoder()
