@@ -100,7 +100,7 @@ class Trainer:
     """The optimisation of generator and discriminator."""
 
     updates: Count = 1000
-    batch_size: Count = 64
+    batch_size: Count = 32  # of each process
     generator_learning_rate: float = 3e-5
     discriminator_learning_rate: float = 3e-4
     beta1: float = 0.0
@@ -146,6 +146,7 @@ class Config:
     seed: int = 0
     device: Device = "auto"
     threads: Count = 2  # of torch on the CPU; results are bytewise the same only for the same number
+    processes: Count = 2  # that train side by side; small networks gain more from them than from threads
     data: Data = field(default_factory=Data)
     base: Base = field(default_factory=Base)
     pretrain: Pretrain = field(default_factory=Pretrain)

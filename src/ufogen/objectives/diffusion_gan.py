@@ -105,16 +105,16 @@ class DiffusionGAN:
         with self.accelerator.autocast():
             real, fake = self.D(*both).chunk(2)
         loss = losses.discriminator_loss(real, fake, o.adversarial)
-        self.optimizer_d.zero_grad()
-        self.accelerator.backward(loss)
         scalars = {"loss_d": loss.detach(), "logit_real": real.detach().mean(), "logit_fake": fake.detach().mean()}
         if o.r1_weight and step % o.r1_interval == 0:
             x_s = x_s.detach().requires_grad_()
-            # not the compiled network, which cannot be differentiated twice
+            # not the compiled D, which cannot be differentiated twice
             penalty = losses.r1_penalty(self.discriminator(x_s, s, states), x_s)
             # the interval's factor keeps the mean strength that of a penalty at every update
-            self.accelerator.backward(o.r1_weight * o.r1_interval * penalty)
+            loss = loss + o.r1_weight * o.r1_interval * penalty
             scalars["r1"] = penalty.detach()
+        self.optimizer_d.zero_grad()
+        self.accelerator.backward(loss)
         self._clip(self.discriminator)
         self.optimizer_d.step()
         return scalars

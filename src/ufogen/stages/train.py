@@ -1,4 +1,7 @@
-"""Train the one-step generator from the base."""
+"""Train the one-step generator from the base.
+
+Several processes: `torchrun --standalone --nproc_per_node 2 -m ufogen.stages.train`; each takes trainer.batch_size pairs.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +49,9 @@ def main(c: config.Config) -> None:
         float(sum(p.detach().double().abs().sum() for p in base.unet.parameters())),
     )  # fmt: skip
     resumable = Checkpoint(work, accelerator, run_id)
-    live_folder = work / "live"
-    log = CurveLog(work / "curves.csv", live_folder, c.objective.adversarial, resumable.exists())
+    log = None
+    if accelerator.is_main_process:
+        log = CurveLog(work / "curves.csv", work / "live", c.objective.adversarial, resumable.exists())
 
     prompts = read_pairs(ARTIFACTS / "data" / "evaluation").captions[: c.sampler.grid_prompts * 2]
     states = encode_text(prompts, base.text_encoder, base.tokenizer).to(device)
@@ -73,8 +77,8 @@ def main(c: config.Config) -> None:
         checkpoint_every=c.trainer.checkpoint_every, log_every=c.trainer.log_every, on_log=log,
         on_checkpoint=draw_samples, description="ufogen",
     )  # fmt: skip
-    log.close()
     if accelerator.is_main_process:
+        log.close()
         task.average.copy_to(generator.parameters())
         with publish(ARTIFACTS / "train") as out:
             generator.unet.cpu().save_pretrained(out / "unet")
@@ -120,7 +124,8 @@ def training_card(c: config.Config, task: DiffusionGAN, data: Encoded) -> dict:
         "objective": config.to_dict(c.objective),
         "trainer": config.to_dict(c.trainer),
         "pairs": len(data),
-        "unet_evaluations": task.unet_evaluations(c.trainer.updates),
+        "unet_evaluations": task.unet_evaluations(c.trainer.updates) * task.accelerator.num_processes,
+        "processes": task.accelerator.num_processes,
         "threads": torch.get_num_threads(),
         "numpy": np.__version__,
         "torch": torch.__version__,

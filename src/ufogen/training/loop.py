@@ -36,7 +36,8 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
         raise UserError("parameter device is cuda, but torch sees no GPU: use device=auto or device=cpu")
     if precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
         raise UserError("precision fp16 needs a GPU: use bf16 or no")
-    return Accelerator(cpu=device == "cpu", mixed_precision=precision)
+    # said outright where there is no GPU: accelerate sets up several processes on the CPU only then
+    return Accelerator(cpu=device == "cpu" or not torch.cuda.is_available(), mixed_precision=precision)
 
 
 def fit(
