@@ -62,10 +62,10 @@ class DenoiserTask:
         settings: config.Denoiser,
         schedule: Schedule,
         empty_state: Tensor,  # (tokens, width): the state of the empty prompt, which stands in for dropped captions
-        compile: bool = False,
+        refine: bool = False,
     ):
-        self.model, self.settings, self.schedule = model, settings, schedule
-        self.empty_state, self.compile = empty_state, compile
+        self.model, self.settings, self.schedule, self.empty_state = model, settings, schedule, empty_state
+        self.updates = settings.refine_updates if refine else settings.updates
         self.average = EMAModel(model.parameters(), decay=settings.ema_decay, foreach=True)
 
     def prepare(self, accelerator: Accelerator) -> None:
@@ -76,11 +76,11 @@ class DenoiserTask:
         self.empty_state = self.empty_state.to(accelerator.device)
         self.schedule.to(accelerator.device)
         accelerator.register_for_checkpointing(self.average)
-        self.network = torch.compile(self.model) if self.compile else self.model
+        self.network = torch.compile(self.model) if self.settings.compile else self.model
 
     def update(self, batch: Chunk, step: int, draws: Draws) -> dict[str, Tensor]:
         s = self.settings
-        set_learning_rate(self.optimizer, learning_rate(step, s.learning_rate, s.warmup, s.updates))
+        set_learning_rate(self.optimizer, learning_rate(step, s.learning_rate, s.warmup, self.updates))
         device = self.accelerator.device
         x_0, states = batch.latents.to(device).float(), batch.states.to(device)
         dropped = draws.uniform(len(x_0)) < s.caption_dropout

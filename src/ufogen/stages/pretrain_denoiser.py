@@ -6,7 +6,7 @@ import json
 import time
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from ufogen import config
 from ufogen.base.autoencoder import encode_images
@@ -24,10 +24,17 @@ from ufogen.training.loop import fit, make_accelerator
 
 def main(c: config.Config) -> None:
     """Train the denoiser on artifacts/pretrain/vae_refined's latents and write artifacts/pretrain/unet."""
+    torch.manual_seed(c.seed)
+    model = build_denoiser(c.pretrain.denoiser, c.pretrain.autoencoder.latent_channels)
+    train(c, model, refine=False, name="unet", label="denoiser")
+
+
+def train(c: config.Config, model: UNet2DConditionModel, refine: bool, name: str, label: str) -> None:
+    """Train the denoiser from scratch or further, and write artifacts/pretrain/NAME."""
     settings, nouns = c.pretrain.denoiser, Nouns.load(c.data.node_modules)
     accelerator = make_accelerator(c.device, settings.precision)
     device = accelerator.device
-    vae = AutoencoderKL.from_pretrained(ARTIFACTS / "pretrain" / "vae_refined").to(device).eval()
+    vae = AutoencoderKL.from_pretrained(ARTIFACTS / "pretrain" / "vae_refined", local_files_only=True).to(device).eval()
     encoder, tokenizer = load_text_encoder()
     encoder.to(device, torch.float16 if device.type == "cuda" else torch.float32)
 
@@ -39,21 +46,19 @@ def main(c: config.Config) -> None:
         print(f"\nencoded {n} pairs in {time.perf_counter() - began:.1f} s", flush=True)
         return Chunk(latents.half(), states.half())
 
-    torch.manual_seed(c.seed)
-    model = build_denoiser(settings, vae.config.latent_channels)
     schedule = Schedule.from_scheduler(DDIMScheduler(**SCHEDULE))
     empty = encode_text([""], encoder, tokenizer)[0].float()
-    task = DenoiserTask(model, settings, schedule, empty, settings.compile)
-    chunks = Chunks(lambda number: encode(settings.chunk_size, "denoiser pairs", number), settings, c.seed)
-    run_id, folder = fingerprint(c.seed, config.to_dict(settings)), ARTIFACTS / "checkpoints" / "denoiser"
+    task = DenoiserTask(model, settings, schedule, empty, refine)
+    chunks = Chunks(lambda number: encode(settings.chunk_size, f"{label} pairs", number), settings, c.seed)
+    run_id, folder = fingerprint(c.seed, config.to_dict(settings)), ARTIFACTS / "checkpoints" / name
     fit(
-        task, chunks, accelerator, updates=settings.updates, seed=c.seed, folder=folder, run=run_id,
-        checkpoint_every=1000, log_every=50, description="denoiser",
+        task, chunks, accelerator, updates=task.updates, seed=c.seed, folder=folder, run=run_id,
+        checkpoint_every=1000, log_every=50, description=label,
     )  # fmt: skip
     task.average.copy_to(model.parameters())
     model.eval()
     metrics = {"validation_loss": validation_loss(model, encode(4096, "denoiser validation"), schedule, c.seed)}
-    with publish(ARTIFACTS / "pretrain" / "unet") as out:
+    with publish(ARTIFACTS / "pretrain" / name) as out:
         model.save_pretrained(out)
         (out / "metrics.json").write_text(json.dumps(metrics, indent=2))
     print(metrics)

@@ -16,7 +16,7 @@ from ufogen.stages.initialize import HASHES
 def main(c: config.Config) -> None:
     """Write artifacts/pretrain/base: vae and unet as float16 safetensors, metrics and SHA-256 of every weight file."""
     source = ARTIFACTS / "pretrain"
-    parts = (("vae", AutoencoderKL, "vae_refined"), ("unet", UNet2DConditionModel, "unet"))
+    parts = (("vae", AutoencoderKL, "vae_refined"), ("unet", UNet2DConditionModel, "unet_refined"))
     with publish(source / "base") as out:
         metrics = {}
         for name, kind, folder in parts:
