@@ -51,7 +51,7 @@ class Denoiser:
     heads: Count = 4
     caption_dropout: float = 0.1
     updates: Count = 5120
-    refine_updates: Count = 5120  # of the second round
+    refine_updates: Count = 3072  # of the second round
     batch_size: Count = 32
     learning_rate: float = 8e-4
     warmup: int = 300

@@ -9,10 +9,13 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 
 from ufogen import config
 from ufogen.errors import UserError
@@ -27,6 +30,7 @@ def run(stage: Callable[[config.Config], None]) -> None:
     parser.add_argument("--params", default="params.yaml", help="parameter file (default: params.yaml)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="parameters that differ from the file")
     arguments = parser.parse_args()
+    _quiet()
     try:
         settings = config.load(arguments.params, arguments.overrides)
         torch.set_num_threads(settings.threads)
@@ -61,6 +65,13 @@ def write_results(folder: Path, files: dict[str, str]) -> None:
         partial = folder / f".{name}.partial"
         partial.write_text(text)
         os.replace(partial, folder / name)
+
+
+def _quiet() -> None:
+    """No bars for loading a few megabytes; those of our own work stay."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # memory-mapped, and only read
 
 
 def _line(message: str) -> str:

@@ -22,7 +22,7 @@ def main(c: config.Config) -> None:
     sets = {
         "train": make_pairs(nouns, c.data.train_size, c.seed, "train"),
         "evaluation": make_pairs(nouns, n, c.seed, "evaluation"),
-        "heldout": heldout_pairs(nouns, max(n // 2, 1), c.seed, "heldout"),
+        "heldout": heldout_pairs(nouns, max(n // 4, 1), c.seed, "heldout"),
         "floor": make_pairs(nouns, n, c.seed, "floor"),
     }
     with publish(ARTIFACTS / "data") as out:
