@@ -100,19 +100,19 @@ class Objective:
 class Trainer:
     """The optimisation of generator and discriminator."""
 
-    updates: Count = 1000
-    batch_size: Count = 32  # of each process
-    generator_learning_rate: float = 3e-5
+    updates: Count = 700
+    batch_size: Count = 16  # of each process
+    generator_learning_rate: float = 5e-5
     discriminator_learning_rate: float = 3e-4
     beta1: float = 0.0
     beta2: float = 0.999
-    warmup: int = 50
+    warmup: int = 20
     decay: Literal["constant", "cosine"] = "cosine"
     gradient_clip: float = 1.0
     ema_decay: float = 0.99
-    checkpoint_every: Count = 200
+    checkpoint_every: Count = 100
     log_every: Count = 10
-    sample_every: Count = 200
+    sample_every: Count = 100
     precision: Precision = "no"
     compile: bool = False
 
