@@ -37,10 +37,26 @@ def run(stage: Callable[[config.Config], None]) -> None:
         stage(settings)
     except UserError as error:
         sys.exit(_line(str(error)))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+    except Exception as error:
+        reason = _storage_failure(error)
+        if reason is None:
             raise
-        sys.exit(_line(f"cannot write {error.filename or 'an output'}: {error.strerror}; make room or choose another disk"))
+        sys.exit(_line(f"cannot write an output: {reason}; make room or choose another disk, then run the same command"))
+
+
+def _storage_failure(error: Exception) -> str | None:
+    """Why nothing could be written, or None. numpy and safetensors raise without an error number, so their text counts too."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        return f"{error.filename or ARTIFACTS}: {error.strerror}"
+    full = ("No space left on device", "Not enough free space", "Disk quota exceeded")
+    return next((text for text in full if text in str(error)), None)
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raise `UserError` where the disk cannot take `needed` bytes: a memory-mapped file would kill the process instead."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(f"{folder.parent} has {free >> 20} MiB free, {needed >> 20} MiB needed: make room or use another disk")
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -12,7 +14,7 @@ from ufogen.base.autoencoder import encode_images
 from ufogen.base.text import encode_text
 from ufogen.pipeline import load_base
 from ufogen.randomness import torch_generator
-from ufogen.stages.common import ARTIFACTS, publish, run
+from ufogen.stages.common import ARTIFACTS, publish, require_space, run
 from ufogen.stages.prepare import read_pairs
 from ufogen.training.loop import make_accelerator
 
@@ -41,7 +43,8 @@ def main(c: config.Config) -> None:
         (out / "card.json").write_text(json.dumps({"n": n, "latents": latents.shape, "states": states.shape}))
 
 
-def _create(path, shape: tuple[int, ...]) -> np.memmap:
+def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    require_space(path.parent, 2 * math.prod(shape))
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
 
 
