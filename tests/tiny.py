@@ -1,11 +1,11 @@
 """The smallest real networks: two levels, 8 and 16 channels, with cross-attention. An update takes some 60 ms."""
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from ufogen import config
-from ufogen.base.models import SCHEDULE
+from ufogen.base.models import make_scheduler
 from ufogen.data.encoded import EncodedBatch
 from ufogen.networks import make_networks
 from ufogen.objectives.diffusion_gan import DiffusionGAN
@@ -16,7 +16,7 @@ WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a noun with red glasses and the head".sp
 
 
 def schedule() -> Schedule:
-    return Schedule.from_scheduler(DDIMScheduler(**SCHEDULE))
+    return Schedule.from_scheduler(make_scheduler("epsilon"))
 
 
 def unet(seed: int = 0) -> UNet2DConditionModel:
@@ -84,7 +84,7 @@ def pipeline(seed: int = 0) -> StableDiffusionPipeline:
         text_encoder=encoder,
         tokenizer=BertTokenizerFast(vocab={word: i for i, word in enumerate(WORDS)}, model_max_length=TOKENS),
         unet=denoiser,
-        scheduler=DDIMScheduler(**SCHEDULE),
+        scheduler=make_scheduler("epsilon"),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -29,18 +29,36 @@ class Data:
 
 
 @dataclass
+class AutoencoderRound:
+    """A round of training that continues the one before: warm-up, then a cosine decay to nothing."""
+
+    updates: Count = 7000
+    learning_rate: float = 1.5e-3
+    kl_weight: float = 3e-4
+    absolute_error: bool = True  # beside the squared one; low-contrast detail weighs more in it
+
+
+@dataclass
 class Autoencoder:
     """Architecture and training of the AutoencoderKL (factor 4)."""
 
     channels: list[Count] = field(default_factory=lambda: [16, 32, 64])
     latent_channels: Count = 4
-    kl_weight: float = 3e-4
-    updates: Count = 7000
-    refine_updates: Count = 11000  # of the second round
+    rounds: list[AutoencoderRound] = field(default_factory=lambda: [AutoencoderRound()])
     batch_size: Count = 8
-    learning_rate: float = 1.5e-3
     warmup: int = 200
     precision: Precision = "bf16"
+
+
+@dataclass
+class DenoiserRound:
+    """A round of training that continues the one before: warm-up, then a cosine decay to nothing."""
+
+    updates: Count = 5120
+    learning_rate: float = 8e-4
+    batch_size: Count = 32  # over all processes
+    prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
+    autoencoder_round: int = 0  # whose latents it learns, counted from 0
 
 
 @dataclass
@@ -50,10 +68,7 @@ class Denoiser:
     channels: list[Count] = field(default_factory=lambda: [64, 128, 128])
     heads: Count = 4
     caption_dropout: float = 0.1
-    updates: Count = 5120
-    refine_updates: Count = 3072  # of the second round
-    batch_size: Count = 32
-    learning_rate: float = 8e-4
+    rounds: list[DenoiserRound] = field(default_factory=lambda: [DenoiserRound()])
     warmup: int = 300
     ema_decay: float = 0.999
     precision: Precision = "bf16"
@@ -83,17 +98,22 @@ class Objective:
     """A point in the space of diffusion-GANs (objectives/diffusion_gan.py)."""
 
     parameterization: Literal["forward", "posterior"] = "forward"
-    reconstruction: Literal["x_0", "x_s", "none"] = "x_0"
+    critic_input: Literal["marginal", "joint"] = "marginal"  # D sees x_s, or x_s and x_t
+    reconstruction: Literal["x_0", "x_s", "forward_kl", "none"] = "x_0"
     gamma: Literal["snr", "truncated_snr", "min_snr", "kl", "constant"] = "snr"
     reconstruction_weight: float = 1.0  # lambda_KL
     coupling: Literal["independent", "chained"] = "independent"
     step_size: Count = 250  # k: s = t - k
+    step_size_max: int = 0  # above step_size: k is drawn from step_size ... step_size_max for each item
     timesteps: Literal["grid", "uniform"] = "grid"
     minimum_timestep: int = 0  # t is drawn at or above it
     last_timestep_share: float = 0.0  # share of draws moved to t = T - 1, where one-step sampling starts
     adversarial: Literal["nonsaturating", "clamped_bce", "hinge"] = "nonsaturating"
-    r1_weight: float = 1.0  # 0 turns R1 off; taken with respect to the discriminator's input x_s
+    r1_weight: float = 1.0  # 0 turns R1 off
     r1_interval: Count = 16
+    r1_variable: Literal["x_s", "x_0"] = "x_s"  # what the gradient is taken in: the discriminator's input or clean data
+    generator_init: Literal["base", "scratch"] = "base"
+    discriminator_init: Literal["base", "scratch"] = "base"
 
 
 @dataclass
@@ -104,6 +124,8 @@ class Trainer:
     batch_size: Count = 16  # of each process
     generator_learning_rate: float = 5e-5
     discriminator_learning_rate: float = 3e-4
+    generator_interval: Count = 1  # G is updated at every n-th update, ...
+    discriminator_interval: Count = 1  # ... D at every n-th
     beta1: float = 0.0
     beta2: float = 0.999
     warmup: int = 20
@@ -126,6 +148,7 @@ class Sampler:
     teacher_steps: list[Count] = field(default_factory=lambda: [1, 2, 4, 8, 25])
     guidance: float = 2.0
     batch_size: Count = 50
+    precision: Precision = "bf16"  # of every network of both models; `no` where the processor has no bfloat16
     grid_prompts: Count = 8
 
 
@@ -202,8 +225,13 @@ def _check(hint: Any, value: Any, name: str) -> Any:
         allowed = ", ".join(map(str, arguments))
     elif origin is list:
         if isinstance(value, list) and value:
+            if is_dataclass(arguments[0]):
+                return [build(arguments[0], item, f"{name}[{i}].") for i, item in enumerate(value)]
             return [_check(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(value)]
-        allowed = "a list of names" if arguments[0] is str else "a list of whole numbers, 1 or greater"
+        if is_dataclass(arguments[0]):
+            allowed = "a list of sections"
+        else:
+            allowed = "a list of names" if arguments[0] is str else "a list of whole numbers, 1 or greater"
     elif hint is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf:
             return float(value)

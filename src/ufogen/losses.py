@@ -69,12 +69,18 @@ def forward_kl_weight(t: Tensor, s: Tensor, schedule: Schedule) -> Tensor:
     return (1 - beta) / (2 * beta)
 
 
-def r1_penalty(logits: Tensor, x_s: Tensor) -> Tensor:
+def rediffusion_weight(t: Tensor, s: Tensor, schedule: Schedule) -> Tensor:
+    """1 / (2 beta_{t|s}) (b,) float64: makes ||x_t - x'_t||^2 of the re-diffused x'_t ~ q(x_t|x'_s) the same KL, plus noise."""
+    return 1 / (2 * schedule.step_variance(t, s))
+
+
+def r1_penalty(logits: Tensor, x_s: Tensor, scale: Tensor | None = None) -> Tensor:
     """||grad of D at real data||^2 / 2 with respect to D's input x_s, averaged over items (Mescheder et al. 2018).
 
-    D's decision for an item is the mean of its logits; `x_s` (b, c, h, w) must require a gradient.
-    With respect to x_0 the same penalty would be alpha_bar_s times as large.
+    D's decision for an item is the mean of its logits; `x_s` (b, c, h, w) must require a gradient. `scale` (b,) weighs the
+    items: with alpha_bar_s it is the penalty with respect to x_0, through x_s = sqrt(alpha_bar_s) x_0 + noise.
     """
     decision = logits.flatten(1).mean(dim=1).sum()
     (gradient,) = torch.autograd.grad(decision, x_s, create_graph=True)
-    return 0.5 * gradient.square().flatten(1).sum(dim=1).mean()
+    penalty = 0.5 * gradient.square().flatten(1).sum(dim=1)
+    return (penalty if scale is None else scale.to(penalty.dtype) * penalty).mean()

@@ -6,10 +6,12 @@ import contextlib
 import copy
 from collections.abc import Iterator
 
+import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
+from ufogen import config
 from ufogen.prediction import predict_x_0
 from ufogen.schedule import Schedule
 
@@ -26,7 +28,8 @@ class Generator(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, states: Tensor) -> Tensor:
         """x_t (b, c, h, w), t (b,) int64, token states (b, tokens, width) -> x'_0 (b, c, h, w) float32."""
-        output = self.unet(x_t, t, encoder_hidden_states=states, return_dict=False)[0]
+        dtype = self.unet.dtype  # half precision when sampling; under autocast the weights stay float32
+        output = self.unet(x_t.to(dtype), t, encoder_hidden_states=states.to(dtype), return_dict=False)[0]
         return predict_x_0(output, x_t, t, self.schedule, self.prediction_type)
 
 
@@ -34,11 +37,15 @@ class Discriminator(nn.Module):
     """D(x_s, s, c) -> logits (b, 1, h, w): the whole U-Net with a new zero-initialised head.
 
     Every position of the map is a decision between real and fake, as Figure 3 of the paper draws it. With the zero head
-    training starts at the equilibrium value of the loss. Clean data, s = -1, goes in under timestep 0.
+    training starts at the equilibrium value of the loss. Clean data, s = -1, goes in under timestep 0. A joint
+    discriminator, as DDGAN's, sees x_t beside x_s; its new input weights are zero too.
     """
 
-    def __init__(self, unet: UNet2DConditionModel):
+    def __init__(self, unet: UNet2DConditionModel, joint: bool = False):
         super().__init__()
+        self.joint = joint
+        if joint:
+            unet.conv_in = _widened(unet.conv_in)
         head = nn.Conv2d(unet.conv_out.in_channels, 1, unet.conv_out.kernel_size, padding=unet.conv_out.padding)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
@@ -46,16 +53,38 @@ class Discriminator(nn.Module):
         unet.set_attn_processor(AttnProcessor())  # R1 differentiates twice, which the fused attention kernels cannot
         self.unet = unet
 
-    def forward(self, x_s: Tensor, s: Tensor, states: Tensor) -> Tensor:
-        """x_s (b, c, h, w), s (b,) int64, token states (b, tokens, width) -> logits (b, 1, h, w) float32."""
+    def forward(self, x_s: Tensor, s: Tensor, states: Tensor, x_t: Tensor | None = None) -> Tensor:
+        """x_s, and x_t where joint (b, c, h, w), s (b,) int64, token states (b, tokens, width) -> logits (b, 1, h, w) float32."""
+        if self.joint:
+            x_s = torch.cat([x_s, x_t], dim=1)
         return self.unet(x_s, s.clamp(min=0), encoder_hidden_states=states, return_dict=False)[0].float()
 
 
-def make_networks(unet: UNet2DConditionModel, schedule: Schedule, prediction_type: str) -> tuple[Generator, Discriminator]:
-    """Both networks from copies of one pretrained denoiser, which is left as it is."""
-    generator = Generator(copy.deepcopy(unet).train(), schedule, prediction_type)
-    discriminator = Discriminator(copy.deepcopy(unet).train())
+def make_networks(
+    unet: UNet2DConditionModel,
+    schedule: Schedule,
+    prediction_type: str,
+    objective: config.Objective | None = None,
+) -> tuple[Generator, Discriminator]:
+    """Both networks from copies of one pretrained denoiser, which is left as it is, or one or both from scratch."""
+    objective = objective or config.Objective()
+
+    def network(init: str) -> UNet2DConditionModel:
+        return (copy.deepcopy(unet) if init == "base" else UNet2DConditionModel.from_config(unet.config)).train()
+
+    generator = Generator(network(objective.generator_init), schedule, prediction_type)
+    discriminator = Discriminator(network(objective.discriminator_init), joint=objective.critic_input == "joint")
     return generator, discriminator
+
+
+def _widened(conv: nn.Conv2d) -> nn.Conv2d:
+    """The convolution with as many input channels again, whose weights are zero."""
+    wide = nn.Conv2d(2 * conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding)
+    with torch.no_grad():
+        wide.weight.zero_()
+        wide.weight[:, : conv.in_channels] = conv.weight
+        wide.bias.copy_(conv.bias)
+    return wide
 
 
 @contextlib.contextmanager

@@ -60,7 +60,8 @@ def sample_teacher(
 ) -> Tensor:
     """x_0 from the base by DDIM or DPM-Solver++ (2M) with classifier-free guidance.
 
-    noise (n, c, h, w); states (n, tokens, width); empty_state (tokens, width) of the empty prompt.
+    noise (n, c, h, w); states (n, tokens, width); empty_state (tokens, width) of the empty prompt. The network may be in
+    half precision; the solver's own steps are float32.
     With guidance above 1 each step is two passes, made as one batch; at 1 a single pass.
     """
     if solver not in SOLVERS:
@@ -75,7 +76,7 @@ def sample_teacher(
     x_t = noise * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         model_input = scheduler.scale_model_input(torch.cat([x_t, x_t]) if guided else x_t, t)
-        output = unet(model_input, t, encoder_hidden_states=states, return_dict=False)[0]
+        output = unet(model_input.to(unet.dtype), t, encoder_hidden_states=states.to(unet.dtype), return_dict=False)[0].float()
         if guided:
             unconditional, conditional = output.chunk(2)
             output = unconditional + guidance * (conditional - unconditional)

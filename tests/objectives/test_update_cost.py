@@ -9,10 +9,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from accelerate import Accelerator
-from diffusers import DDIMScheduler
 
 from ufogen import config
-from ufogen.base.models import SCHEDULE, build_denoiser
+from ufogen.base.models import build_denoiser, make_scheduler
 from ufogen.base.text import MAX_LENGTH, WIDTH
 from ufogen.data.encoded import EncodedBatch
 from ufogen.networks import frozen, make_networks
@@ -35,7 +34,7 @@ def test_update_costs_at_most_its_own_passes_and_three_tenths():
     """Processor time of an update without R1 against its passes alone: G forward and backward, D forward and backward on
     real and fake in one batch, D forward and backward to its input for G."""
     torch.manual_seed(0)
-    schedule = Schedule.from_scheduler(DDIMScheduler(**SCHEDULE))
+    schedule = Schedule.from_scheduler(make_scheduler("epsilon"))
     generator, discriminator = make_networks(build_denoiser(config.Denoiser()), schedule, "epsilon")
     task = DiffusionGAN(generator, discriminator, schedule, config.Objective(r1_weight=0), config.Trainer(batch_size=BATCH))
     task.prepare(Accelerator(cpu=True))

@@ -15,24 +15,19 @@ from ufogen.randomness import Draws
 
 
 class AutoencoderTask:
-    """Reconstruction and a small KL term towards N(0, I); Adam, warm-up, cosine decay.
+    """A round of training: reconstruction and a small KL term towards N(0, I); Adam, warm-up, cosine decay."""
 
-    The first round minimises the squared error. `refine` adds the absolute error, which small differences of colour
-    weigh more in: low-contrast detail that the first round leaves out.
-    """
-
-    def __init__(self, model: AutoencoderKL, settings: config.Autoencoder, refine: bool = False):
-        self.model, self.settings, self.refine = model, settings, refine
-        self.updates = settings.refine_updates if refine else settings.updates
+    def __init__(self, model: AutoencoderKL, settings: config.Autoencoder, round_: config.AutoencoderRound):
+        self.model, self.settings, self.round = model, settings, round_
 
     def prepare(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.settings.learning_rate, betas=(0.9, 0.99))
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.round.learning_rate, betas=(0.9, 0.99))
         self.model, self.optimizer = accelerator.prepare(self.model, optimizer)
 
     def update(self, images: np.ndarray, step: int, draws: Draws) -> dict[str, Tensor]:
-        s = self.settings
-        set_learning_rate(self.optimizer, learning_rate(step, s.learning_rate, s.warmup, self.updates))
+        r = self.round
+        set_learning_rate(self.optimizer, learning_rate(step, r.learning_rate, self.settings.warmup, r.updates))
         x = to_model_range(images, self.accelerator.device)  # (b, 3, 32, 32)
         with self.accelerator.autocast():
             model = self.accelerator.unwrap_model(self.model)
@@ -41,13 +36,13 @@ class AutoencoderTask:
             output = model.decode(latent.mean + latent.std * noise).sample
         error = output.float() - x
         kl = 0.5 * (latent.mean.float().square() + latent.var.float() - 1 - latent.logvar.float()).mean()
-        l2 = error.square().mean()
-        loss = l2 + s.kl_weight * kl + (error.abs().mean() if self.refine else 0)
+        l1, l2 = error.abs().mean(), error.square().mean()
+        loss = l2 + r.kl_weight * kl + (l1 if r.absolute_error else 0)
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        return {"l2": l2, "kl": kl, "posterior_std": latent.std.mean(), "loss": loss}
+        return {"l1": l1, "l2": l2, "kl": kl, "posterior_std": latent.std.mean(), "loss": loss}
 
 
 @torch.no_grad()

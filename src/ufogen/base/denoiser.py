@@ -30,26 +30,26 @@ class Chunk:
 class Chunks:
     """Batches from freshly rendered pairs: a chunk is encoded, seen `passes` times and replaced.
 
-    Calling it with an update's number gives that update's batch; a pure function of the seed and the number.
+    Calling it with an update's number gives that update's batch; a pure function of seed, key and number.
     """
 
-    def __init__(self, make: Callable[[int], Chunk], settings: config.Denoiser, seed: int):
-        if settings.chunk_size % settings.batch_size:
-            raise ValueError(f"chunk_size {settings.chunk_size} must be a multiple of batch_size {settings.batch_size}")
-        self.make, self.settings, self.seed = make, settings, seed
+    def __init__(self, make: Callable[[int], Chunk], settings: config.Denoiser, batch_size: int, seed: int, *key: int):
+        if settings.chunk_size % batch_size:
+            raise ValueError(f"chunk_size {settings.chunk_size} must be a multiple of the batch size {batch_size}")
+        self.make, self.settings, self.batch_size, self.seed, self.key = make, settings, batch_size, seed, key
         self._number, self._chunk, self._pass, self._order = -1, None, -1, None
 
     def __call__(self, step: int) -> Chunk:
         s = self.settings
-        passes, offset = divmod(step * s.batch_size, s.chunk_size)
+        passes, offset = divmod(step * self.batch_size, s.chunk_size)
         number = passes // s.passes
         if number != self._number:
             self._chunk = None  # frees its memory before the next one is made
             self._number, self._chunk = number, self.make(number)
         if passes != self._pass:
-            order = numpy_generator(self.seed, "denoiser order", passes).permutation(s.chunk_size)
+            order = numpy_generator(self.seed, "denoiser order", *self.key, passes).permutation(s.chunk_size)
             self._pass, self._order = passes, torch.from_numpy(order).to(self._chunk.latents.device)
-        index = self._order[offset : offset + s.batch_size]
+        index = self._order[offset : offset + self.batch_size]
         return Chunk(self._chunk.latents[index], self._chunk.states[index])
 
 
@@ -60,17 +60,17 @@ class DenoiserTask:
         self,
         model: UNet2DConditionModel,
         settings: config.Denoiser,
+        round_: config.DenoiserRound,
         schedule: Schedule,
         empty_state: Tensor,  # (tokens, width): the state of the empty prompt, which stands in for dropped captions
-        refine: bool = False,
     ):
-        self.model, self.settings, self.schedule, self.empty_state = model, settings, schedule, empty_state
-        self.updates = settings.refine_updates if refine else settings.updates
+        self.model, self.settings, self.round = model, settings, round_
+        self.schedule, self.empty_state = schedule, empty_state
         self.average = EMAModel(model.parameters(), decay=settings.ema_decay, foreach=True)
 
     def prepare(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.settings.learning_rate, betas=(0.9, 0.99), fused=True)
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.round.learning_rate, betas=(0.9, 0.99), fused=True)
         self.model, self.optimizer = accelerator.prepare(self.model, optimizer)
         self.average.to(accelerator.device)
         self.empty_state = self.empty_state.to(accelerator.device)
@@ -79,8 +79,8 @@ class DenoiserTask:
         self.network = torch.compile(self.model) if self.settings.compile else self.model
 
     def update(self, batch: Chunk, step: int, draws: Draws) -> dict[str, Tensor]:
-        s = self.settings
-        set_learning_rate(self.optimizer, learning_rate(step, s.learning_rate, s.warmup, self.updates))
+        s, r = self.settings, self.round
+        set_learning_rate(self.optimizer, learning_rate(step, r.learning_rate, s.warmup, r.updates))
         device = self.accelerator.device
         x_0, states = batch.latents.to(device).float(), batch.states.to(device)
         dropped = draws.uniform(len(x_0)) < s.caption_dropout
@@ -90,8 +90,7 @@ class DenoiserTask:
         x_t = self.schedule.q(x_0, t).sample(noise)
         with self.accelerator.autocast():
             output = self.network(x_t, t, states if states.is_cuda else states.float()).sample
-        kind = self.accelerator.unwrap_model(self.model).config.get("prediction_type", "epsilon")
-        target = training_target(x_0, noise, t, self.schedule, kind)
+        target = training_target(x_0, noise, t, self.schedule, r.prediction_type)
         loss = (output.float() - target).square().mean()
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
@@ -102,8 +101,15 @@ class DenoiserTask:
 
 
 @torch.no_grad()
-def validation_loss(model: UNet2DConditionModel, chunk: Chunk, schedule: Schedule, seed: int, batch_size: int = 256) -> float:
-    """The simple loss on held pairs with fixed noise and evenly spread timesteps."""
+def validation_loss(
+    model: UNet2DConditionModel,
+    chunk: Chunk,
+    schedule: Schedule,
+    prediction_type: str,
+    seed: int,
+    batch_size: int = 256,
+) -> float:
+    """The training loss on held pairs with fixed noise and evenly spread timesteps."""
     total = 0.0
     rng = torch.Generator().manual_seed(seed)
     n = len(chunk.latents)
@@ -111,7 +117,9 @@ def validation_loss(model: UNet2DConditionModel, chunk: Chunk, schedule: Schedul
     timesteps = torch.from_numpy(np.linspace(0, schedule.num_timesteps - 1, n).round().astype(np.int64)).to(model.device)
     for start in range(0, n, batch_size):
         part = slice(start, start + batch_size)
-        x_t = schedule.q(chunk.latents[part].to(model.device).float(), timesteps[part]).sample(noise[part])
+        x_0 = chunk.latents[part].to(model.device).float()
+        x_t = schedule.q(x_0, timesteps[part]).sample(noise[part])
         output = model(x_t, timesteps[part], chunk.states[part].to(model.device, model.dtype)).sample
-        total += float((output.float() - noise[part]).square().mean(dim=(1, 2, 3)).sum())
+        target = training_target(x_0, noise[part], timesteps[part], schedule, prediction_type)
+        total += float((output.float() - target).square().mean(dim=(1, 2, 3)).sum())
     return total / n

@@ -16,7 +16,6 @@ SCHEDULE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
-    "prediction_type": "epsilon",
     "clip_sample": False,
     "set_alpha_to_one": False,
     "steps_offset": 1,
@@ -55,15 +54,22 @@ def build_denoiser(c: config.Denoiser, latent_channels: int = 4, latent_size: in
     )
 
 
-def assemble(autoencoder: AutoencoderKL, denoiser: UNet2DConditionModel) -> StableDiffusionPipeline:
-    """A StableDiffusionPipeline around the two networks, with the frozen text encoder of the installed package."""
+def make_scheduler(prediction_type: str) -> DDIMScheduler:
+    """The base's scheduler for a denoiser that predicts `epsilon` or `v_prediction`."""
+    return DDIMScheduler(**SCHEDULE, prediction_type=prediction_type)
+
+
+def assemble(
+    autoencoder: AutoencoderKL, denoiser: UNet2DConditionModel, scheduler: DDIMScheduler
+) -> StableDiffusionPipeline:
+    """A StableDiffusionPipeline of the three parts, with the frozen text encoder of the installed package."""
     encoder, tokenizer = load_text_encoder()
     return StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=encoder,
         tokenizer=tokenizer,
         unet=denoiser,
-        scheduler=DDIMScheduler(**SCHEDULE),
+        scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

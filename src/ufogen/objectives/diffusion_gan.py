@@ -45,6 +45,10 @@ class DiffusionGAN:
             raise UserError(f"parameter objective.step_size is {objective.step_size}; allowed: 1 ... {steps}")
         if objective.minimum_timestep >= steps:
             raise UserError(f"parameter objective.minimum_timestep is {objective.minimum_timestep}; allowed: 0 ... {steps - 1}")
+        if objective.step_size_max and not objective.step_size <= objective.step_size_max <= steps:
+            raise UserError(
+                f"parameter objective.step_size_max is {objective.step_size_max}; allowed: 0, {objective.step_size} ... {steps}"
+            )
         if objective.last_timestep_share > 1:
             raise UserError(f"parameter objective.last_timestep_share is {objective.last_timestep_share}; allowed: 0 ... 1")
         self.generator, self.discriminator, self.schedule = generator, discriminator, schedule
@@ -70,7 +74,8 @@ class DiffusionGAN:
 
     def update(self, batch: EncodedBatch, step: int, draws: Draws) -> dict[str, Tensor]:
         """One optimizer step of D, then one of G. Returns scalars, among them both adversarial losses."""
-        o = self.objective
+        o, tr = self.objective, self.trainer
+        generates = step % tr.generator_interval == 0
         self._set_learning_rates(step)
         x_0 = batch.latents.to(self.accelerator.device, torch.float32)  # (b, 4, 8, 8)
         states = batch.states.to(self.accelerator.device, torch.float32)  # (b, tokens, width)
@@ -81,7 +86,7 @@ class DiffusionGAN:
         else:
             x_t = self.schedule.q(x_0, t).sample(draws.normal(x_0))
 
-        with self.accelerator.autocast():
+        with torch.set_grad_enabled(generates), self.accelerator.autocast():
             x_0_fake = self.G(x_t, t, states)
         if o.parameterization == "forward":
             law = self.schedule.q(x_0_fake, s)
@@ -89,27 +94,35 @@ class DiffusionGAN:
             law = self.schedule.posterior(x_0_fake, x_t, t, s)
         x_s_fake = law.sample(draws.normal(x_0))
 
-        scalars = self._update_discriminator(x_s, x_s_fake.detach(), s, states, step)
-        scalars |= self._update_generator(x_0, x_0_fake, x_s, x_s_fake, t, s, states)
+        scalars: dict[str, Tensor] = {}
+        if step % tr.discriminator_interval == 0:
+            count = step // tr.discriminator_interval
+            scalars |= self._update_discriminator(x_s, x_s_fake.detach(), x_t, s, states, count)
+        if generates:
+            scalars |= self._update_generator(x_0, x_0_fake, x_s, x_s_fake, x_t, t, s, states, draws)
         return scalars
 
     def unet_evaluations(self, updates: int) -> int:
         """Forward passes of a U-Net per item over a run: G, D on real and fake, D for G, and the lazy ones of R1."""
-        o = self.objective
-        penalties = len(range(0, updates, o.r1_interval)) if o.r1_weight else 0
-        return self.trainer.batch_size * (4 * updates + penalties)
+        o, tr = self.objective, self.trainer
+        of_d, of_g = (len(range(0, updates, interval)) for interval in (tr.discriminator_interval, tr.generator_interval))
+        penalties = len(range(0, of_d, o.r1_interval)) if o.r1_weight else 0
+        return tr.batch_size * (updates + 2 * of_d + of_g + penalties)
 
-    def _update_discriminator(self, x_s: Tensor, x_s_fake: Tensor, s: Tensor, states: Tensor, step: int) -> dict[str, Tensor]:
+    def _update_discriminator(
+        self, x_s: Tensor, x_s_fake: Tensor, x_t: Tensor, s: Tensor, states: Tensor, count: int
+    ) -> dict[str, Tensor]:
         o = self.objective
-        both = (torch.cat([x_s, x_s_fake]), torch.cat([s, s]), torch.cat([states, states]))
+        both = (torch.cat([x_s, x_s_fake]), torch.cat([s, s]), torch.cat([states, states]), torch.cat([x_t, x_t]))
         with self.accelerator.autocast():
             real, fake = self.D(*both).chunk(2)
         loss = losses.discriminator_loss(real, fake, o.adversarial)
         scalars = {"loss_d": loss.detach(), "logit_real": real.detach().mean(), "logit_fake": fake.detach().mean()}
-        if o.r1_weight and step % o.r1_interval == 0:
+        if o.r1_weight and count % o.r1_interval == 0:
             x_s = x_s.detach().requires_grad_()
             # not the compiled D, which cannot be differentiated twice
-            penalty = losses.r1_penalty(self.discriminator(x_s, s, states), x_s)
+            logits = self.discriminator(x_s, s, states, x_t)
+            penalty = losses.r1_penalty(logits, x_s, self.schedule.alpha_bar(s) if o.r1_variable == "x_0" else None)
             # the interval's factor keeps the mean strength that of a penalty at every update
             loss = loss + o.r1_weight * o.r1_interval * penalty
             scalars["r1"] = penalty.detach()
@@ -120,20 +133,31 @@ class DiffusionGAN:
         return scalars
 
     def _update_generator(
-        self, x_0: Tensor, x_0_fake: Tensor, x_s: Tensor, x_s_fake: Tensor, t: Tensor, s: Tensor, states: Tensor
+        self,
+        x_0: Tensor,
+        x_0_fake: Tensor,
+        x_s: Tensor,
+        x_s_fake: Tensor,
+        x_t: Tensor,
+        t: Tensor,
+        s: Tensor,
+        states: Tensor,
+        draws: Draws,
     ) -> dict[str, Tensor]:
         o = self.objective
         discriminator = self.accelerator.unwrap_model(self.discriminator, keep_torch_compile=False)
         with frozen(discriminator), self.accelerator.autocast():
-            adversarial = losses.generator_loss(discriminator(x_s_fake, s, states), o.adversarial)
+            adversarial = losses.generator_loss(discriminator(x_s_fake, s, states, x_t), o.adversarial)
         loss, scalars = adversarial, {"loss_g": adversarial.detach()}
         if o.reconstruction != "none":
             if o.reconstruction == "x_0":
-                gamma = losses.gamma_weight(o.gamma, t, s, self.schedule)
-                reconstruction = losses.reconstruction_loss(x_0_fake, x_0, gamma)
+                pair, gamma = (x_0_fake, x_0), losses.gamma_weight(o.gamma, t, s, self.schedule)
+            elif o.reconstruction == "x_s":
+                pair, gamma = (x_s_fake, x_s), losses.forward_kl_weight(t, s, self.schedule)
             else:
-                gamma = losses.forward_kl_weight(t, s, self.schedule)
-                reconstruction = losses.reconstruction_loss(x_s_fake, x_s, gamma)
+                x_t_fake = self.schedule.q_step(x_s_fake, s, t).sample(draws.normal(x_0))
+                pair, gamma = (x_t_fake, x_t), losses.rediffusion_weight(t, s, self.schedule)
+            reconstruction = losses.reconstruction_loss(*pair, gamma)
             loss = loss + o.reconstruction_weight * reconstruction
             scalars["reconstruction"] = reconstruction.detach()
         self.optimizer_g.zero_grad()
@@ -156,7 +180,10 @@ class DiffusionGAN:
         else:
             t = draws.integers(o.minimum_timestep, steps, n)
         t = torch.where(draws.uniform(n) < o.last_timestep_share, steps - 1, t)
-        return t, (t - o.step_size).clamp(min=CLEAN)
+        k = o.step_size
+        if o.step_size_max > k:
+            k = draws.integers(k, o.step_size_max + 1, n)
+        return t, (t - k).clamp(min=CLEAN)
 
     def _set_learning_rates(self, step: int) -> None:
         tr = self.trainer

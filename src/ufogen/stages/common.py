@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import sys
@@ -72,6 +73,16 @@ def publish(target: Path) -> Iterator[Path]:
         os.replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's bytes or, for a model's folder, of its weight files one after another."""
+    digest = hashlib.sha256()
+    for part in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+        with part.open("rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def write_results(folder: Path, files: dict[str, str]) -> None:

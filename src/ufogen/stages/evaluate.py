@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import platform
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +20,7 @@ from ufogen.evaluation import features
 from ufogen.evaluation.alignment import attribute_accuracy
 from ufogen.evaluation.fidelity import fidelity
 from ufogen.evaluation.latency import seconds_per_image
-from ufogen.stages.common import ARTIFACTS, RESULTS, run, write_results
+from ufogen.stages.common import ARTIFACTS, RESULTS, run, sha256, write_results
 from ufogen.stages.methods import Method, methods
 from ufogen.stages.prepare import read_pairs
 from ufogen.stages.sample import Samplers
@@ -103,21 +101,15 @@ def card(c: config.Config, details: list[dict], device: torch.device) -> dict:
             "batch_size": c.evaluation.latency_batch_size, "repeats": c.evaluation.latency_repeats,
             "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU",
             "threads": torch.get_num_threads(),
+            "precision": c.sampler.precision,
         },
         "training": json.loads((ARTIFACTS / "train" / "card.json").read_text()),
         "sha256": {
-            "generator": _hash(ARTIFACTS / "train" / "unet"), "base_unet": _hash(ARTIFACTS / "base" / "unet"),
-            "base_vae": _hash(ARTIFACTS / "base" / "vae"),
+            name: sha256(ARTIFACTS / folder)
+            for name, folder in {"generator": "train/unet", "base_unet": "base/unet", "base_vae": "base/vae"}.items()
         },
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     }  # fmt: skip
-
-
-def _hash(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _format(value: object) -> object:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from ufogen import config
 from ufogen.base.models import assemble
 from ufogen.errors import UserError
 from ufogen.pipeline import load_base
-from ufogen.stages.common import ARTIFACTS, publish, run
+from ufogen.stages.common import ARTIFACTS, publish, run, sha256
 
 HASHES = "sha256.json"
 
@@ -29,6 +28,7 @@ def main(c: config.Config) -> None:
         pipeline = assemble(
             _load(AutoencoderKL, folder / "vae"),
             _load(UNet2DConditionModel, folder / "unet"),
+            DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
         )
     with publish(ARTIFACTS / "base") as out:
         pipeline.save_pretrained(out)
@@ -43,7 +43,7 @@ def check_hashes(folder: Path) -> None:
         raise UserError(f"released base in {folder} has no readable {HASHES}: run `git checkout -- {folder}`") from error
     for name, digest in expected.items():
         path = folder / name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        if not path.is_file() or sha256(path) != digest:
             raise UserError(f"released weights {path} differ from their recorded hash: run `git checkout -- {folder}`")
 
 

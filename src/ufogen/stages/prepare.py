@@ -12,18 +12,21 @@ from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import Pairs, heldout_pairs, make_pairs
 from ufogen.stages.common import ARTIFACTS, publish, run
 
-SETS = ("train", "evaluation", "heldout", "floor")
+SETS = ("train", "validation", "validation_floor", "evaluation", "heldout", "floor")
 
 
 def main(c: config.Config) -> None:
-    """Write artifacts/data: training pairs, evaluation prompts with reference images, held-out pairs, a second real set."""
+    """Write artifacts/data: training pairs; prompts with reference images and a second real set, for validation and, apart
+    from it, for evaluation; held-out pairs. Settings are chosen on the validation sets alone."""
     nouns = Nouns.load(c.data.node_modules)
     n = c.data.evaluation_size
     sets = {
         "train": make_pairs(nouns, c.data.train_size, c.seed, "train"),
-        "evaluation": make_pairs(nouns, n, c.seed, "evaluation"),
-        "heldout": heldout_pairs(nouns, max(n // 4, 1), c.seed, "heldout"),
-        "floor": make_pairs(nouns, n, c.seed, "floor"),
+        "validation": make_pairs(nouns, n, c.seed, "validation"),
+        "validation_floor": make_pairs(nouns, n, c.seed, "validation floor"),
+        "evaluation": make_pairs(nouns, n, c.seed, "evaluation prompts"),
+        "heldout": heldout_pairs(nouns, max(n // 4, 1), c.seed, "evaluation held out"),
+        "floor": make_pairs(nouns, n, c.seed, "evaluation floor"),
     }
     with publish(ARTIFACTS / "data") as out:
         for name, pairs in sets.items():

@@ -1,4 +1,4 @@
-"""Train the base's autoencoder on images rendered as it goes."""
+"""Train the base's autoencoder on images rendered as it goes, in rounds."""
 
 from __future__ import annotations
 
@@ -14,40 +14,43 @@ from ufogen.base.models import build_autoencoder
 from ufogen.data.nouns import Nouns
 from ufogen.randomness import numpy_generator
 from ufogen.stages.common import ARTIFACTS, publish, run
-from ufogen.training.checkpoint import Checkpoint, fingerprint
+from ufogen.training.checkpoint import Checkpoint, Rounds
 from ufogen.training.loop import fit, make_accelerator
 
 
 def main(c: config.Config) -> None:
-    """Train the autoencoder and write artifacts/pretrain/vae."""
-    torch.manual_seed(c.seed)
-    train(c, build_autoencoder(c.pretrain.autoencoder), refine=False, name="vae", label="autoencoder")
-
-
-def train(c: config.Config, model: AutoencoderKL, refine: bool, name: str, label: str) -> None:
-    """Train the autoencoder from scratch or further, and write artifacts/pretrain/NAME."""
+    """Write artifacts/pretrain/vae/round-N."""
     settings, nouns = c.pretrain.autoencoder, Nouns.load(c.data.node_modules)
-    accelerator = make_accelerator(c.device, settings.precision)
+    torch.manual_seed(c.seed)
+    model = build_autoencoder(settings)
+    parts = (c.seed, settings.channels, settings.latent_channels, settings.batch_size, settings.warmup, settings.precision)
+    rounds = Rounds(ARTIFACTS / "pretrain" / "vae", parts, list(map(config.to_dict, settings.rounds)))
+    for number, round_ in enumerate(settings.rounds):
+        if rounds.done(number):
+            model = AutoencoderKL.from_pretrained(rounds.result(number), local_files_only=True)
+            continue
+        accelerator = make_accelerator(c.device, settings.precision)
 
-    def images(step: int) -> np.ndarray:
-        rng = numpy_generator(c.seed, f"{label} images", step)
-        return nouns.render(nouns.sample(settings.batch_size, rng))
+        def images(step: int, number: int = number) -> np.ndarray:
+            rng = numpy_generator(c.seed, f"autoencoder images {number}", step)
+            return nouns.render(nouns.sample(settings.batch_size, rng))
 
-    task = AutoencoderTask(model, settings, refine)
-    run_id, folder = fingerprint(c.seed, config.to_dict(settings)), ARTIFACTS / "checkpoints" / name
-    fit(
-        task, images, accelerator, updates=task.updates, seed=c.seed, folder=folder, run=run_id,
-        checkpoint_every=1000, log_every=50, description=label,
-    )  # fmt: skip
-    model.eval()
-    held = nouns.render(nouns.sample(4096, numpy_generator(c.seed, "autoencoder validation")))
-    set_scaling_factor(model, held)
-    metrics = {"scaling_factor": model.config.scaling_factor, "mse": reconstruction_error(held, model)}
-    with publish(ARTIFACTS / "pretrain" / name) as out:
-        model.save_pretrained(out)
-        (out / "metrics.json").write_text(json.dumps(metrics, indent=2))
-    print(metrics)
-    Checkpoint(folder, accelerator, run_id).clear()
+        work = ARTIFACTS / "checkpoints" / f"vae-{number}"
+        task = AutoencoderTask(model.train(), settings, round_)
+        fit(
+            task, images, accelerator, updates=round_.updates, seed=c.seed, folder=work, run=rounds.identity(number),
+            checkpoint_every=1000, log_every=50, description=f"autoencoder {number}",
+        )  # fmt: skip
+        model.eval()
+        held = nouns.render(nouns.sample(4096, numpy_generator(c.seed, "autoencoder validation")))
+        set_scaling_factor(model, held)
+        metrics = {"scaling_factor": model.config.scaling_factor, "mse": reconstruction_error(held, model)}
+        with publish(rounds.result(number)) as out:
+            model.save_pretrained(out)
+            (out / "metrics.json").write_text(json.dumps(metrics, indent=2))
+            rounds.finish(number, out)
+        print(metrics)
+        Checkpoint(work, accelerator, rounds.identity(number)).clear()
 
 
 if __name__ == "__main__":

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ufogen import config
-from ufogen.stages.common import ARTIFACTS, publish, run
+from ufogen.base.models import make_scheduler
+from ufogen.stages.common import ARTIFACTS, publish, run, sha256
 from ufogen.stages.initialize import HASHES
 
 
 def main(c: config.Config) -> None:
-    """Write artifacts/pretrain/base: vae and unet as float16 safetensors, metrics and SHA-256 of every weight file."""
-    source = ARTIFACTS / "pretrain"
-    parts = (("vae", AutoencoderKL, "vae_refined"), ("unet", UNet2DConditionModel, "unet_refined"))
+    """Write artifacts/pretrain/base: the last rounds' vae and unet as float16 safetensors, the scheduler, metrics, hashes."""
+    source, recipe = ARTIFACTS / "pretrain", c.pretrain
+    parts = (
+        ("vae", AutoencoderKL, recipe.denoiser.rounds[-1].autoencoder_round),
+        ("unet", UNet2DConditionModel, len(recipe.denoiser.rounds) - 1),
+    )
     with publish(source / "base") as out:
         metrics = {}
-        for name, kind, folder in parts:
-            kind.from_pretrained(source / folder, local_files_only=True, torch_dtype=torch.float16).save_pretrained(out / name)
-            metrics[name] = json.loads((source / folder / "metrics.json").read_text())
-        hashes = {
-            str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(out.glob("*/*.safetensors"))
-        }
+        for name, kind, number in parts:
+            folder = source / name / f"round-{number}"
+            kind.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float16).save_pretrained(out / name)
+            metrics[name] = json.loads((folder / "metrics.json").read_text())
+        make_scheduler(recipe.denoiser.rounds[-1].prediction_type).save_pretrained(out / "scheduler")
+        hashes = {str(path.relative_to(out)): sha256(path) for path in sorted(out.glob("*/*.safetensors"))}
         (out / HASHES).write_text(json.dumps(hashes, indent=1) + "\n")
         (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
 

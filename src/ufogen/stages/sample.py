@@ -29,9 +29,10 @@ class Samplers:
 
     def __init__(self, c: config.Config, device: torch.device):
         self.seed, self.device = c.seed, device
-        self.base = load_base(ARTIFACTS / "base").to(device)
+        dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[c.sampler.precision]
+        self.base = load_base(ARTIFACTS / "base").to(device, dtype)
         self.schedule = Schedule.from_scheduler(self.base.scheduler).to(device)
-        unet = UNet2DConditionModel.from_pretrained(ARTIFACTS / "train" / "unet").to(device).eval()
+        unet = UNet2DConditionModel.from_pretrained(ARTIFACTS / "train" / "unet").to(device, dtype).eval()
         self.generator = Generator(unet, self.schedule, self.base.scheduler.config.prediction_type)
         self.empty = self.encode([""])[0]
 

@@ -26,7 +26,7 @@ from ufogen.pipeline import load_base
 from ufogen.randomness import torch_generator
 from ufogen.sampling import sample_generator
 from ufogen.schedule import Schedule
-from ufogen.stages.common import ARTIFACTS, publish, run
+from ufogen.stages.common import ARTIFACTS, publish, run, sha256
 from ufogen.stages.prepare import read_pairs
 from ufogen.training.checkpoint import Checkpoint, fingerprint
 from ufogen.training.loop import fit, make_accelerator
@@ -40,13 +40,13 @@ def main(c: config.Config) -> None:
     schedule = Schedule.from_scheduler(base.scheduler)
     prediction_type = base.scheduler.config.prediction_type
     torch.manual_seed(c.seed)
-    generator, discriminator = make_networks(base.unet, schedule, prediction_type)
+    generator, discriminator = make_networks(base.unet, schedule, prediction_type, c.objective)
     task = DiffusionGAN(generator, discriminator, schedule, c.objective, c.trainer)
     data = Encoded(ARTIFACTS / "encoded", c.trainer.batch_size, c.seed, accelerator.process_index, accelerator.num_processes)
     work = ARTIFACTS / "checkpoints" / "train"
     run_id = fingerprint(
         c.seed, config.to_dict(c.objective), config.to_dict(c.trainer), data.card, accelerator.num_processes,
-        float(sum(p.detach().double().abs().sum() for p in base.unet.parameters())),
+        sha256(ARTIFACTS / "base" / "unet"),
     )  # fmt: skip
     resumable = Checkpoint(work, accelerator, run_id)
     log = None

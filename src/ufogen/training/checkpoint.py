@@ -66,6 +66,31 @@ class Checkpoint:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class Rounds:
+    """Training in rounds: what each one left, and whether it is the outcome of the settings asked for.
+
+    `folder`/round-N holds the result of round N. It counts only where the shared settings `parts` and those of all rounds
+    up to N are the ones it was made with, so that a round can be appended without repeating the earlier ones.
+    """
+
+    def __init__(self, folder: str | Path, parts: object, rounds: list[dict]):
+        self.folder, self.parts, self.rounds = Path(folder), parts, rounds
+
+    def identity(self, number: int) -> str:
+        return fingerprint(self.parts, self.rounds[: number + 1])
+
+    def result(self, number: int) -> Path:
+        return self.folder / f"round-{number}"
+
+    def done(self, number: int) -> bool:
+        card = self.result(number) / "run.json"
+        return card.is_file() and json.loads(card.read_text())["run"] == self.identity(number)
+
+    def finish(self, number: int, folder: Path) -> None:
+        """Mark a result that is about to be published as the outcome of round `number`."""
+        (folder / "run.json").write_text(json.dumps({"run": self.identity(number)}))
+
+
 def _remove(folder: Path) -> None:
     """Delete a state, its card first: what a stop leaves of it is then not taken for a state."""
     (folder / "run.json").unlink(missing_ok=True)
