@@ -59,7 +59,7 @@ def trainer(**changes) -> config.Trainer:
 
 def task(objective: config.Objective | None = None, seed: int = 0, **changes) -> DiffusionGAN:
     """A diffusion-GAN on tiny networks; `changes` go to the trainer's settings."""
-    generator, discriminator = make_networks(unet(seed), schedule(), "epsilon")
+    generator, discriminator = make_networks(unet(seed), schedule(), "epsilon", objective)
     return DiffusionGAN(generator, discriminator, schedule(), objective or config.Objective(), trainer(**changes))
 
 

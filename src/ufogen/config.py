@@ -135,6 +135,9 @@ class Trainer:
     checkpoint_every: Count = 100
     log_every: Count = 10
     sample_every: Count = 100
+    validate_every: Count = 100
+    validation_size: Count = 400  # prompts, and twice as many reference images
+    keep: Literal["last", "best"] = "best"  # the averaged generator of the last update, or of the lowest validation KID
     precision: Precision = "no"
     compile: bool = False
 

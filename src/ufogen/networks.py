@@ -54,7 +54,7 @@ class Discriminator(nn.Module):
         self.unet = unet
 
     def forward(self, x_s: Tensor, s: Tensor, states: Tensor, x_t: Tensor | None = None) -> Tensor:
-        """x_s, and x_t where joint (b, c, h, w), s (b,) int64, token states (b, tokens, width) -> logits (b, 1, h, w) float32."""
+        """x_s and x_t (b, c, h, w), s (b,) int64, token states (b, tokens, width) -> logits (b, 1, h, w) float32."""
         if self.joint:
             x_s = torch.cat([x_s, x_t], dim=1)
         return self.unet(x_s, s.clamp(min=0), encoder_hidden_states=states, return_dict=False)[0].float()

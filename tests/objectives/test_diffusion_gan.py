@@ -320,3 +320,85 @@ def test_standard_deviation_is_that_of_one_step_samples():
 def test_objective_that_does_not_fit_the_schedule_is_a_user_error(objective, message):
     with pytest.raises(UserError, match=message):
         tiny.task(objective)
+
+
+def test_step_size_is_drawn_for_each_item_between_its_bounds():
+    task = prepared(Objective(minimum_timestep=999, step_size=100, step_size_max=400, r1_weight=0))
+    d = Calls(task.discriminator)
+    for step in range(4):
+        update(task, step, n=64)
+    k = [999 - s for s in d.timesteps]
+    assert 100 <= min(k) < 120
+    assert 380 < max(k) <= 400
+
+
+def test_step_size_beyond_t_reaches_clean_data():
+    task = prepared(Objective(minimum_timestep=999, step_size=1000, step_size_max=0, r1_weight=0))
+    d = Calls(task.discriminator)
+    update(task)
+    assert set(d.timesteps) == {0}
+
+
+@pytest.mark.parametrize("largest", [100, 1001])
+def test_impossible_largest_step_size_is_refused(largest):
+    with pytest.raises(UserError, match=r"step_size_max is \d+; allowed: 0, 250 ... 1000"):
+        prepared(Objective(step_size=250, step_size_max=largest))
+
+
+def test_joint_discriminator_sees_x_t_beside_x_s():
+    task = prepared(Objective(critic_input="joint", timesteps="uniform", r1_interval=1))
+    g, d = Calls(task.generator), Calls(task.discriminator)
+    update(task)
+    x_t = g.inputs[0][0]
+    assert [x.shape[1] for x, _ in d.inputs] == [8, 8, 8]
+    real, fake = d.inputs[0][0][:, 4:].chunk(2)
+    assert torch.equal(real, x_t) and torch.equal(fake, x_t)
+    assert torch.equal(d.inputs[2][0][:, 4:], x_t)  # in G's loss too
+
+
+def test_joint_discriminator_learns_from_x_t():
+    task = prepared(Objective(critic_input="joint"), decided=True)
+    before = task.discriminator.unet.conv_in.weight.detach().clone()
+    assert not before[:, 4:].any()
+    update(task)
+    assert task.discriminator.unet.conv_in.weight[:, 4:].any()
+
+
+@pytest.mark.parametrize(("network", "position"), [("generator", 0), ("discriminator", 1)])
+def test_each_network_can_start_from_scratch(network, position):
+    base = weights(tiny.task())
+    scratch = weights(tiny.task(Objective(**{f"{network}_init": "scratch"})))
+    changed = [not torch.equal(a, b) for a, b in zip(base, scratch, strict=True)]
+    assert changed == [position == 0, position == 1]
+
+
+@pytest.mark.parametrize(("g", "d"), [(2, 1), (1, 2), (3, 2)])
+def test_intervals_decide_which_network_an_update_moves(g, d):
+    task = prepared(Objective(r1_interval=2), generator_interval=g, discriminator_interval=d)
+    passes = Calls(task.generator), Calls(task.discriminator)
+    for step in range(6):
+        before = weights(task)
+        scalars = update(task, step)
+        moved = tuple(not torch.equal(a, b) for a, b in zip(before, weights(task), strict=True))
+        assert moved == (step % g == 0, step % d == 0)
+        assert ("loss_g" in scalars, "loss_d" in scalars) == moved
+    assert sum(sum(calls.batch_sizes) for calls in passes) == task.unet_evaluations(6)
+
+
+def test_forward_kl_reconstruction_is_the_re_diffused_one():
+    """For x'_0 = 0 and clean x_s, x'_t is fresh noise of variance beta, so that the term is (1 + beta) / (2 beta)."""
+    chained = Objective(reconstruction="forward_kl", coupling="chained", minimum_timestep=999, step_size=1000, r1_weight=0)
+    task = prepared(chained)
+    task.G = lambda *inputs: 0 * task.generator(*inputs)
+    beta = 1 - tiny.schedule().alpha_bar(torch.tensor([999])).item()
+    assert update(task, n=64)["reconstruction"] == pytest.approx((1 + beta) / (2 * beta), rel=0.03)
+
+
+def test_r1_in_x_0_is_alpha_bar_s_times_that_in_x_s():
+    """On one timestep alone the two penalties differ by one factor."""
+    found = {}
+    for variable in ("x_s", "x_0"):
+        task = prepared(Objective(minimum_timestep=999, r1_interval=1, r1_variable=variable), decided=True)
+        found[variable] = update(task)["r1"]
+    alpha_bar = tiny.schedule().alpha_bar(torch.tensor([749])).item()
+    assert found["x_0"] / found["x_s"] == pytest.approx(alpha_bar, rel=1e-4)

@@ -5,7 +5,7 @@ import torch
 from accelerate import Accelerator
 
 from ufogen.training import checkpoint as module
-from ufogen.training.checkpoint import Checkpoint, fingerprint
+from ufogen.training.checkpoint import Checkpoint, Rounds, fingerprint
 from ufogen.training.loop import make_accelerator
 
 
@@ -130,3 +130,28 @@ def test_fingerprint_depends_on_every_part_but_not_on_the_order_of_keys():
     assert fingerprint(*parts) == fingerprint(0, {"b": [1, 2], "a": 1}, 0.5)
     others = [(1, parts[1], 0.5), (0, {"a": 1, "b": [2, 1]}, 0.5), (0, parts[1], 0.25), parts[:2]]
     assert len({fingerprint(*other) for other in [parts, *others]}) == 5
+
+
+def finished(folder, number: int, rounds: list[dict], parts: object = "shared") -> Rounds:
+    made = Rounds(folder, parts, rounds)
+    made.result(number).mkdir(parents=True)
+    made.finish(number, made.result(number))
+    return made
+
+
+def test_a_round_counts_once_it_is_finished(tmp_path):
+    rounds = Rounds(tmp_path, "shared", [{"updates": 4}])
+    assert not rounds.done(0)
+    assert finished(tmp_path, 0, [{"updates": 4}]).done(0)
+
+
+def test_appending_a_round_keeps_the_earlier_ones(tmp_path):
+    finished(tmp_path, 0, [{"updates": 4}])
+    longer = Rounds(tmp_path, "shared", [{"updates": 4}, {"updates": 8}])
+    assert [longer.done(number) for number in (0, 1)] == [True, False]
+
+
+def test_changed_earlier_round_or_shared_setting_makes_a_round_count_no_more(tmp_path):
+    finished(tmp_path, 1, [{"updates": 4}, {"updates": 8}])
+    assert not Rounds(tmp_path, "shared", [{"updates": 5}, {"updates": 8}]).done(1)
+    assert not Rounds(tmp_path, "other", [{"updates": 4}, {"updates": 8}]).done(1)

@@ -59,9 +59,7 @@ def make_scheduler(prediction_type: str) -> DDIMScheduler:
     return DDIMScheduler(**SCHEDULE, prediction_type=prediction_type)
 
 
-def assemble(
-    autoencoder: AutoencoderKL, denoiser: UNet2DConditionModel, scheduler: DDIMScheduler
-) -> StableDiffusionPipeline:
+def assemble(autoencoder: AutoencoderKL, denoiser: UNet2DConditionModel, scheduler: DDIMScheduler) -> StableDiffusionPipeline:
     """A StableDiffusionPipeline of the three parts, with the frozen text encoder of the installed package."""
     encoder, tokenizer = load_text_encoder()
     return StableDiffusionPipeline(

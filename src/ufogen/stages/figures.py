@@ -32,7 +32,8 @@ def main(c: config.Config) -> None:
     """Write paper/figures. Raises `UserError` that names a missing or damaged input and the stage that makes it."""
     pairs = _read(ARTIFACTS / "data" / "evaluation", "prepare", read_pairs)
     card = _read(ARTIFACTS / "samples" / "card.json", "sample", lambda path: json.loads(path.read_text()))
-    log = _read(ARTIFACTS / "train" / "curves.csv", "train", pd.read_csv)
+    log, validation = (_read(ARTIFACTS / "train" / f"{name}.csv", "train", pd.read_csv) for name in ("curves", "validation"))
+    log = log.merge(validation, how="outer", on="update")
     results = _read(RESULTS / "main.csv", "evaluate", pd.read_csv)
     methods = [Method(**entry) for entry in card]
     prompts = pairs.captions[: c.sampler.grid_prompts]
@@ -48,7 +49,7 @@ def main(c: config.Config) -> None:
         )
         rows_of_samples(
             _progress(ARTIFACTS / "train" / "samples", c.sampler.grid_prompts),
-            prompts,
+            _read(ARTIFACTS / "data" / "validation", "prepare", read_pairs).captions[: c.sampler.grid_prompts],
             "One-step samples from the same noise during training, by the averaged weights; at update 0 the teacher's.",
             out / "training_progress.png",
         )
