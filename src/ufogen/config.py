@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 from omegaconf import OmegaConf
 
 from ufogen.errors import UserError
+from ufogen.laboratory.settings import Laboratory
 
 T = TypeVar("T")
 Count = Annotated[int, "at least 1"]
@@ -181,6 +182,7 @@ class Config:
     trainer: Trainer = field(default_factory=Trainer)
     sampler: Sampler = field(default_factory=Sampler)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    laboratory: Laboratory = field(default_factory=Laboratory)
 
 
 def load(path: str | Path = "params.yaml", overrides: list[str] | None = None) -> Config:
