@@ -1,0 +1,496 @@
+"""A one-step model from Python: `UFOGen.from_pretrained(...)("a noun with a shark head", seed=3)` returns PIL images.
+
+A picture is a function of model, prompt, seed and steps. Stock diffusers makes the same one, byte for byte on a CPU:
+`pipe(prompt, num_inference_steps=1, guidance_scale=0, generator=torch.Generator().manual_seed(3))`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import operator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    LCMScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.utils import logging
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from ufogen.base.autoencoder import decode_latents, encode_images
+from ufogen.base.models import assemble, load_pipeline
+from ufogen.base.text import encode_text
+from ufogen.errors import UserError
+from ufogen.pipeline import ufogen_scheduler
+from ufogen.sampling import step_timesteps
+from ufogen.schedule import CLEAN
+
+RELEASED = "nouns-ufogen"  # U-Net and scheduler of the released one-step model
+RELEASED_BASE = "nouns-sd"  # whose autoencoder it uses
+LAST_SEED = 2**32 - 1  # torch's generator on a CPU reads 32 bits: a greater seed would repeat a smaller one's picture
+MAX_PICTURES = 100_000  # in one call
+MAX_PIXELS = 100_000_000  # of an image given; a small file can unpack to far more
+DTYPES = ("float32", "float16", "bfloat16")
+
+Picture = Image.Image | str | Path
+Seeds = int | Iterable[int]
+Draw = Callable[[Tensor, list[torch.Generator]], list[Image.Image]]  # from token states (b, tokens, width)
+
+
+class UFOGen:
+    """A one-step text-to-image model, with image-to-image, inpainting and interpolation.
+
+    Every method takes `seed`, a number in 0 ... 2^32 - 1: each picture has a generator of its own, so what else is asked
+    for in the same call does not change it. An integer gives the n pictures of every prompt the seeds seed, seed + 1, ...;
+    a list names the seed of each picture, in the order of the result: all n pictures of the first prompt, then of the next.
+
+    `batch_size` is how many pictures are made at a time. With 1 the bytes are always the same on one machine. With more it is
+    up to four times faster on a CPU, but torch then rounds sums differently, and a few of a picture's bytes differ by one.
+
+    Methods raise `UserError`, whose message is one line, for anything that they cannot work with.
+    """
+
+    def __init__(self, pipeline: StableDiffusionPipeline, folder: Path | None = None):
+        """Wrap a loaded pipeline. A scheduler of another kind than `LCMScheduler` is replaced by that of UFOGen's sampling."""
+        self.folder, self.stock_scheduler = folder, type(pipeline.scheduler).__name__
+        if not isinstance(pipeline.scheduler, LCMScheduler):
+            pipeline.scheduler = ufogen_scheduler(pipeline.scheduler.config)
+        pipeline.set_progress_bar_config(disable=True)
+        self.pipeline = pipeline
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path | None = None, device: str | torch.device = "auto", dtype: str | torch.dtype = "float32"
+    ) -> UFOGen:
+        """Load a StableDiffusionPipeline folder from the disk; without `path` the released model of 32 px Nouns.
+
+        device: "auto" is a GPU where torch has one. dtype: float32, float16 or bfloat16; an epsilon-predicting model
+        wants float32, since the conversion to x_0 multiplies rounding errors by 15.
+        """
+        name = str(dtype).removeprefix("torch.")
+        if name not in DTYPES:
+            raise UserError(f"dtype {name} is unknown; allowed: {', '.join(DTYPES)}")
+        folder = released_folder() if path is None else Path(path)
+        with _quiet():
+            return cls(_load(folder).to(_device(device), getattr(torch, name)), folder)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipeline.device
+
+    @cached_property
+    def sha256(self) -> str | None:
+        """The hash of the U-Net's weights file, or of all its parts, which tells one trained model from another."""
+        if self.folder is None:
+            return None
+        digest = hashlib.sha256()
+        for path in sorted(p for p in (self.folder / "unet").iterdir() if p.suffix in (".safetensors", ".bin")):
+            with path.open("rb") as file:
+                for block in iter(lambda: file.read(1 << 20), b""):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Width and height of its pictures."""
+        size = self.pipeline.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return width * self.pipeline.vae_scale_factor, height * self.pipeline.vae_scale_factor
+
+    def describe(self) -> dict:
+        """What `ufogen info` prints."""
+        pipeline, config = self.pipeline, self.pipeline.scheduler.config
+        parts = {"unet": pipeline.unet, "vae": pipeline.vae, "text_encoder": pipeline.text_encoder}
+        return {
+            "model": str(self.folder),
+            "sha256": self.sha256,
+            "image_size": list(self.image_size),
+            "one_step": self.stock_scheduler == "LCMScheduler",
+            "scheduler": self.stock_scheduler,
+            "prediction_type": config.prediction_type,
+            "timesteps": {steps: self._stock_timesteps(steps) for steps in (1, 2, 4)},
+            "prompt_tokens": pipeline.tokenizer.model_max_length,
+            "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
+            "device": str(self.device),
+            "dtype": str(pipeline.unet.dtype).removeprefix("torch."),
+        }
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        seed: Seeds = 0,
+        steps: int = 1,
+        n: int = 1,
+        batch_size: int = 1,
+        progress: bool = False,
+    ) -> list[Image.Image]:
+        """Draw n pictures of each prompt, in one step or several.
+
+        The prompt's first tokens count, 18 in the released model (`reads_whole` tells); an empty one is allowed.
+        `progress` shows a bar in a terminal when it takes longer than a second.
+        """
+        prompts = _prompts(prompt)
+        step_timesteps(steps, self.pipeline.scheduler.config.original_inference_steps)
+
+        def draw(states: Tensor, rngs: list[torch.Generator]) -> list[Image.Image]:
+            settings = {"num_inference_steps": steps, "guidance_scale": 0.0}
+            return self.pipeline(prompt_embeds=states, generator=rngs, **settings).images
+
+        return self._each(draw, prompts, seed, n, batch_size, progress)
+
+    def edit(
+        self,
+        image: Picture,
+        prompt: str | Sequence[str],
+        strength: float = 0.8,
+        seed: Seeds = 0,
+        *,
+        steps: int = 1,
+        n: int = 1,
+        batch_size: int = 1,
+        progress: bool = False,
+    ) -> list[Image.Image]:
+        """Image-to-image: noise the image to t = 1000 strength - 1, then one pass, or `steps` down from there.
+
+        At strength 0 the image only passes through the autoencoder; at 1 a trace of it remains, as in diffusers (0.07 of
+        the latent with Stable Diffusion's schedule). The image is cut to a square and resized.
+        """
+        prompts, source = _prompts(prompt), open_image(image, self.image_size)
+        timesteps = self._timesteps(_strength(strength), steps)
+        latents = self._encode(source)
+        if timesteps == [CLEAN]:
+            kept = Image.fromarray(decode_latents(latents, self.pipeline.vae)[0])
+            return self._each(lambda states, rngs: [kept.copy() for _ in rngs], prompts, seed, n, batch_size, progress)
+
+        def draw(states: Tensor, rngs: list[torch.Generator]) -> list[Image.Image]:
+            return self._img2img(
+                prompt_embeds=states, image=latents.expand(len(rngs), -1, -1, -1), generator=rngs, guidance_scale=0.0,
+                **self._schedule(timesteps),
+            ).images  # fmt: skip
+
+        return self._each(draw, prompts, seed, n, batch_size, progress)
+
+    def inpaint(
+        self,
+        image: Picture,
+        mask: Picture,
+        prompt: str | Sequence[str],
+        seed: Seeds = 0,
+        *,
+        strength: float = 1.0,
+        steps: int = 4,
+        n: int = 1,
+        batch_size: int = 1,
+        progress: bool = False,
+    ) -> list[Image.Image]:
+        """Draw the mask's white part anew; all other pixels are those of the image, cut to a square and resized.
+
+        One step at strength 1 begins with noise alone and cannot see what surrounds the mask, so the default is four.
+        """
+        prompts, opened = _prompts(prompt), _open(image, "image")
+        source, drawn = open_image(opened, self.image_size), open_mask(mask, self.image_size, opened.size)
+        timesteps = self._timesteps(_strength(strength), steps)
+        if timesteps == [CLEAN]:
+            raise UserError(f"the strength is {strength}, too little to draw anything; allowed: above 0.001")
+        latents = self._encode(source)
+        # diffusers would sample the mask at one pixel of each latent position and miss thin ones
+        cells = F.max_pool2d(torch.from_numpy(drawn)[None].float(), self.pipeline.vae_scale_factor)[0]
+        area = Image.fromarray((cells * 255).byte().numpy()).resize(self.image_size, Image.Resampling.NEAREST)
+        width, height = self.image_size
+
+        def draw(states: Tensor, rngs: list[torch.Generator]) -> list[Image.Image]:
+            copies = latents.expand(len(rngs), -1, -1, -1)
+            images = self._inpainting(
+                prompt_embeds=states, image=copies, mask_image=area, masked_image_latents=copies, height=height,
+                width=width, generator=rngs, guidance_scale=0.0, **self._schedule(timesteps),
+            ).images  # fmt: skip
+            return [Image.fromarray(np.where(drawn[..., None], new, source)) for new in images]
+
+        return self._each(draw, prompts, seed, n, batch_size, progress)
+
+    def interpolate(
+        self,
+        prompt: str | Sequence[str],
+        seed: Seeds = 0,
+        frames: int = 9,
+        *,
+        batch_size: int = 1,
+        progress: bool = False,
+    ) -> list[Image.Image]:
+        """One-step pictures on the way from one seed to another, from one prompt to another, or both at once.
+
+        Give two of what is to change. Noise goes along the great circle, so that it stays noise; token states go along
+        the line. The first and the last frame are the pictures of the two ends.
+        """
+        prompts, seeds = _prompts(prompt), _list(seed)
+        if not (1 <= len(prompts) <= 2 and 1 <= len(seeds) <= 2):
+            raise UserError(f"interpolation takes one or two prompts and seeds, got {len(prompts)} and {len(seeds)}")
+        if not 2 <= frames <= MAX_PICTURES:
+            raise UserError(f"the number of frames is {frames}; allowed: 2 ... {MAX_PICTURES}")
+        ends, unet = self._states(prompts), self.pipeline.unet
+        width, height = (side // self.pipeline.vae_scale_factor for side in self.image_size)
+        shape = (1, unet.config.in_channels, height, width)
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
+        way = [i / (frames - 1) for i in range(frames)]
+        states = torch.cat([torch.lerp(ends[:1], ends[-1:], share) for share in way])
+        latents = torch.cat([slerp(noise[0], noise[-1], share) for share in way]).to(unet.device, unet.dtype)
+        images = []
+        for start in _bar(range(0, frames, _batch(batch_size)), None, progress):
+            part = slice(start, start + batch_size)
+            settings = {"num_inference_steps": 1, "guidance_scale": 0.0}
+            images += self.pipeline(prompt_embeds=states[part], latents=latents[part], **settings).images
+        return images
+
+    def reads_whole(self, prompt: str) -> bool:
+        """Whether all of the prompt counts: what lies beyond the text encoder's number of tokens does not."""
+        tokenizer = self.pipeline.tokenizer
+        room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+        return len(tokenizer.tokenize(_prompts(prompt)[0])) <= room
+
+    @cached_property
+    def _img2img(self) -> StableDiffusionImg2ImgPipeline:
+        return self._sharing(StableDiffusionImg2ImgPipeline)
+
+    @cached_property
+    def _inpainting(self) -> StableDiffusionInpaintPipeline:
+        return self._sharing(StableDiffusionInpaintPipeline)
+
+    def _sharing(self, kind: type[DiffusionPipeline]) -> DiffusionPipeline:
+        with _quiet():
+            pipeline = kind.from_pipe(self.pipeline, dtype=self.pipeline.unet.dtype)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    @property
+    def _num_timesteps(self) -> int:
+        return self.pipeline.scheduler.config.num_train_timesteps
+
+    def _timesteps(self, strength: float, steps: int) -> list[int]:
+        """`steps` timesteps, equally far apart, down from the one of this strength; [CLEAN] where that is below the first."""
+        step_timesteps(steps, self._num_timesteps)
+        above = int(self._num_timesteps * strength)
+        return step_timesteps(steps, above) if above else [CLEAN]
+
+    def _stock_timesteps(self, steps: int) -> list[int]:
+        self.pipeline.scheduler.set_timesteps(steps)
+        return self.pipeline.scheduler.timesteps.tolist()
+
+    def _schedule(self, timesteps: list[int]) -> dict:
+        """Arguments that make diffusers' image-to-image pipelines take exactly these timesteps.
+
+        Asked for one step at strength 0.6 they would take int(0.6) = 0. So they are asked for one more, at the last timestep,
+        and for the strength that leaves it out. Below t = 10 `LCMScheduler` mixes x_t into x'_0, by more than 3e-5.
+        """
+        last, steps = self._num_timesteps - 1, len(timesteps)
+        if timesteps[0] == last:
+            return {"timesteps": timesteps, "strength": 1.0}
+        return {"timesteps": [last, *timesteps], "strength": (steps + 0.5) / (steps + 1)}
+
+    def _each(self, draw: Draw, prompts: list[str], seed: Seeds, n: int, batch_size: int, progress: bool) -> list[Image.Image]:
+        seeds = _seeds(seed, len(prompts), n)
+        states, index = self._states(prompts), torch.arange(len(prompts)).repeat_interleave(len(seeds) // len(prompts))
+        images = []
+        with _bar(None, len(seeds), progress) as bar:
+            for start in range(0, len(seeds), _batch(batch_size)):
+                part = slice(start, start + batch_size)
+                rngs = [torch.Generator().manual_seed(s) for s in seeds[part]]
+                images += draw(states[index[part]], rngs)
+                bar.update(len(rngs))
+        return images
+
+    def _states(self, prompts: list[str]) -> Tensor:
+        """Token states (n, tokens, width), one prompt at a time: in a batch sums would round differently."""
+        return encode_text(prompts, self.pipeline.text_encoder, self.pipeline.tokenizer, batch_size=1)
+
+    def _encode(self, image: Image.Image) -> Tensor:
+        """The mean of the encoder's Gaussian, scaled: diffusers would draw from it, and the seed's noise would be another."""
+        return encode_images(np.array(image)[None], self.pipeline.vae).to(self.pipeline.unet.dtype)
+
+
+def released_folder() -> Path:
+    """The released model: inside the installed package, or beside `src` where the repository is used in place."""
+    here = Path(__file__).resolve().parent
+    for models in (here / "models", here.parents[1] / "models"):
+        if (models / RELEASED / "unet").is_dir():
+            return models / RELEASED
+    raise UserError("this installation has no released model: name the folder of a model, such as artifacts/ufogen")
+
+
+def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """The point at `share` of the way from a to b on the great circle (Shoemake 1985); a and b themselves at 0 and 1."""
+    cosine = (a * b).sum() / (a.norm() * b.norm())
+    angle = cosine.double().clamp(-1, 1).arccos()
+    if angle.sin() < 1e-6:
+        return a if share < 0.5 else b
+    weights = ((1 - share) * angle).sin() / angle.sin(), (share * angle).sin() / angle.sin()
+    return (weights[0] * a + weights[1] * b).to(a.dtype)
+
+
+def open_image(image: Picture, size: tuple[int, int]) -> Image.Image:
+    """Any image as RGB of `size`: upright, on white, its middle cut out, each pixel the mean of those it covers."""
+    image = _open(image, "image")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return ImageOps.fit(_eight_bits(image).convert("RGB"), size, Image.Resampling.BOX)
+
+
+def open_mask(mask: Picture, size: tuple[int, int], image_size: tuple[int, int]) -> np.ndarray:
+    """A mask (h, w) bool of `size`, true where it is rather white than black. Raises `UserError` where nothing is."""
+    mask, (width, height) = _open(mask, "mask"), image_size
+    if mask.width * height != mask.height * width:
+        raise UserError(f"the mask, {mask.width}x{mask.height}, does not have the shape of the image, {width}x{height}")
+    if mask.has_transparency_data:
+        mask = Image.alpha_composite(Image.new("RGBA", mask.size, "black"), mask.convert("RGBA"))
+    white = np.asarray(ImageOps.fit(_eight_bits(mask).convert("L"), size, Image.Resampling.BOX)) >= 128
+    if not white.any():
+        raise UserError("the mask is black everywhere: paint white what is to be drawn anew")
+    return white
+
+
+def _open(image: Picture, what: str) -> Image.Image:
+    name = "" if isinstance(image, Image.Image) else f" {image}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own limit is a warning; ours follows
+            opened = image if isinstance(image, Image.Image) else Image.open(image)
+            if opened.width * opened.height > MAX_PIXELS:
+                raise UserError(f"{what}{name} has {opened.width}x{opened.height} pixels; allowed: {MAX_PIXELS:,} in all")
+            return ImageOps.exif_transpose(opened)
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's readers raise many kinds for damaged files
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+        raise UserError(f"{what}{name} cannot be read: {reason}") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Pillow would cut 16-bit grey at 255 instead of scaling it."""
+    if image.mode.startswith("I") and (image.mode != "I" or image.getextrema()[1] > 255):
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    return image
+
+
+def _load(folder: Path) -> StableDiffusionPipeline:
+    if not folder.is_dir():
+        raise UserError(f"model {folder} is not a folder")
+    try:
+        if (folder / "model_index.json").is_file():
+            kind = DiffusionPipeline.load_config(folder, local_files_only=True)["_class_name"]
+            if kind != "StableDiffusionPipeline":
+                raise UserError(f"model {folder} is a {kind}; a StableDiffusionPipeline is needed")
+            return load_pipeline(folder)
+        if (folder / "unet").is_dir():
+            return _assemble(folder)
+    except UserError:
+        raise
+    except Exception as error:  # diffusers and transformers raise many kinds for damaged files
+        raise UserError(f"model {folder} cannot be loaded: {' '.join(str(error).split())}") from error
+    raise UserError(f"model {folder} is not a diffusers folder: it has neither model_index.json nor unet")
+
+
+def _assemble(folder: Path) -> StableDiffusionPipeline:
+    """U-Net and scheduler of the released one-step model, with its base's autoencoder and the text encoder's package."""
+    vae = folder / "vae" if (folder / "vae").is_dir() else folder.parent / RELEASED_BASE / "vae"
+    return assemble(
+        AutoencoderKL.from_pretrained(vae, local_files_only=True),
+        UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True),
+        LCMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
+    )
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        raise UserError(f"device {device} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def _prompts(prompt: str | Sequence[str]) -> list[str]:
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not 1 <= len(prompts) <= MAX_PICTURES:
+        raise UserError(f"the number of prompts is {len(prompts)}; allowed: 1 ... {MAX_PICTURES}")
+    for text in prompts:
+        if not isinstance(text, str):
+            raise UserError(f"a prompt is a text, not {type(text).__name__}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"the prompt is not valid Unicode at character {error.start + 1}") from error
+    return prompts
+
+
+def _list(seed: Seeds) -> list[int]:
+    if not isinstance(seed, str) and isinstance(seed, Iterable):
+        return [_seed(s) for s in seed]
+    return [_seed(seed)]
+
+
+def _seed(seed: int) -> int:
+    try:
+        number = operator.index(seed)
+    except TypeError as error:
+        raise UserError(f"a seed is a whole number, not {seed!r}") from error
+    if not 0 <= number <= LAST_SEED:
+        raise UserError(f"the seed is {number}; allowed: 0 ... {LAST_SEED}")
+    return number
+
+
+def _seeds(seed: Seeds, prompts: int, n: int) -> list[int]:
+    """The seed of every picture."""
+    if not 1 <= n <= MAX_PICTURES // prompts:
+        raise UserError(f"the number of pictures a prompt is {n}; allowed: 1 ... {MAX_PICTURES // prompts}")
+    seeds = _list(seed)
+    if not isinstance(seed, Iterable):
+        if seeds[0] + n - 1 > LAST_SEED:
+            raise UserError(f"the last of {n} seeds is {seeds[0] + n - 1}; allowed: 0 ... {LAST_SEED}")
+        return [*range(seeds[0], seeds[0] + n)] * prompts
+    if len(seeds) != prompts * n:
+        raise UserError(f"there are {len(seeds)} seeds for {prompts * n} pictures")
+    return seeds
+
+
+def _strength(strength: float) -> float:
+    if not 0 <= strength <= 1:
+        raise UserError(f"the strength is {strength}; allowed: 0 ... 1")
+    return strength
+
+
+def _batch(size: int) -> int:
+    if size < 1:
+        raise UserError(f"the batch size is {size}; allowed: 1 or more")
+    return size
+
+
+def _bar(items: Iterable[int] | None, total: int | None, shown: bool) -> tqdm:
+    """A bar on stderr, if that is a terminal, after a second; it leaves no line behind."""
+    return tqdm(items, total=total, delay=1, leave=False, disable=None if shown else True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without diffusers' remarks on a text encoder that is not CLIP's and on a safety checker that is not there."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)

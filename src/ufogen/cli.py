@@ -1,0 +1,458 @@
+"""The command line: `ufogen sample | edit | inpaint | export | info`.
+
+Exit status: 0 when done, 1 with one line `error: ...` on stderr for bad input, 2 for wrong usage, 130 when interrupted.
+torch and diffusers are imported inside the commands, so that --help is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import importlib.metadata
+import io
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ufogen.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ufogen.api import UFOGen
+
+RECORD = "ufogen"  # the key under which a PNG says how it was made
+WIDTH = 128  # screen pixels that a small picture is enlarged to
+MAX_SIDE = 16384  # of a grid
+CARD_PROMPTS = ("a noun with a shark head", "a noun with red square glasses", "a noun with a watermelon head", "a noun")
+
+EXAMPLES = {
+    "ufogen": """\
+  ufogen sample "a noun with a shark head" --seed 3 -n 16 -o grid.png
+  ufogen edit grid.png "a noun with a watermelon head" --strength 0.8
+  ufogen info grid.png""",
+    "sample": """\
+  ufogen sample "a noun with a shark head" --seed 3 -n 16 -o grid.png
+  ufogen sample --prompts prompts.txt -n 4 --steps 4 -o pictures/     a PNG for each picture
+  ufogen sample "a noun" --model artifacts/ufogen --json | jq .seconds""",
+    "edit": """\
+  ufogen edit photo.jpg "a noun with a shark head" --strength 0.7 -n 4 -o edited.png""",
+    "inpaint": """\
+  ufogen inpaint noun.png mask.png "a noun with a shark head" --seed 5 -o inpainted.png""",
+    "export": """\
+  ufogen export models/nouns-ufogen shark-maker --fp16
+  ufogen export artifacts/ufogen shark-maker --license apache-2.0 --force""",
+    "info": """\
+  ufogen info                      the released model
+  ufogen info artifacts/ufogen     a model folder
+  ufogen info grid.png             how a picture was made""",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a prompt's script may not be the terminal's
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.command(arguments)
+        sys.stdout.flush()
+        return 0
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        reason = _shortage(error)
+        if reason is None:
+            raise
+        return _fail(reason)
+
+
+def sample(a: argparse.Namespace) -> None:
+    """Draw pictures of prompts."""
+    _draw(a, _prompts(a), lambda model, prompts, **settings: model(prompts, **settings))
+
+
+def edit(a: argparse.Namespace) -> None:
+    """Change an image towards a prompt: noise it to a middle timestep, then one pass."""
+    record = {"image": a.image.name, "strength": a.strength}
+    _draw(a, [a.prompt], lambda model, prompts, **settings: model.edit(a.image, prompts, a.strength, **settings), **record)
+
+
+def inpaint(a: argparse.Namespace) -> None:
+    """Draw the white part of a mask anew and keep the rest of an image."""
+
+    def draw(model: UFOGen, prompts: list[str], **settings: Any) -> list[Image.Image]:
+        return model.inpaint(a.image, a.mask, prompts, strength=a.strength, **settings)
+
+    _draw(a, [a.prompt], draw, image=a.image.name, mask=a.mask.name, strength=a.strength)
+
+
+def export(a: argparse.Namespace) -> None:
+    """Write a model as an ordinary StableDiffusionPipeline folder with a model card."""
+    source, target = a.source.resolve(), a.target.resolve()
+    if target == source or target in source.parents or source in target.parents:
+        raise UserError(f"{a.target} and {a.source} lie in one another: choose another folder to write")
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        if not (target / "model_index.json").is_file():
+            raise UserError(f"{a.target} exists and is not a model: choose another folder to write")
+        if not a.force:
+            raise UserError(f"{a.target} exists: choose another folder, or replace it with --force")
+    _check_folder(target.parent)
+    a.model = a.source
+    model = _load(a)
+    description = model.describe()
+    if not description["one_step"]:
+        raise UserError(f"{a.source} is no one-step model: its {description['scheduler']} takes many steps")
+    from ufogen.stages.common import publish
+
+    grid = _grid(model(CARD_PROMPTS, n=4), 4, _enlargement(model))
+    if a.fp16:
+        import torch
+
+        model.pipeline.to(torch.float16)
+    with publish(target) as folder:
+        model.pipeline.save_pretrained(folder)
+        (folder / "samples.png").write_bytes(_png(grid))
+        (folder / "README.md").write_text(_card(a.target.name, a.source, a.license, description, a.fp16), encoding="utf-8")
+        for licence in a.source.glob("LICENSE*"):
+            shutil.copy(licence, folder)
+    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    report = {"output": str(a.target), "bytes": size, "fp16": a.fp16, "source": description}
+    _say(a, report, f"{a.target}: {size / 1e6:.1f} MB, loads with StableDiffusionPipeline.from_pretrained")
+
+
+def info(a: argparse.Namespace) -> None:
+    """Describe a model, or say how a picture was made."""
+    if a.model is not None and a.model.is_file():
+        report = _read_record(a.model)
+    else:
+        report = _load(a).describe()
+    _say(a, report, "\n".join(f"{key:<16} {_plain(value)}" for key, value in report.items()))
+
+
+def _parser() -> argparse.ArgumentParser:
+    kind = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    parser = argparse.ArgumentParser("ufogen", description="Text to image in one step.", epilog=_epilog("ufogen"), **kind)
+    parser.add_argument("--version", action="version", version=f"ufogen {_version()}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(function: Any, line: str) -> argparse.ArgumentParser:
+        name = function.__name__
+        added = commands.add_parser(name, help=line, description=function.__doc__, epilog=_epilog(name), **kind)
+        added.set_defaults(command=function, name=name)
+        added.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+        added.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+        return added
+
+    def drawing(function: Any, line: str, steps: int) -> argparse.ArgumentParser:
+        added = command(function, line)
+        name = function.__name__
+        default = f"{name}.png"
+        added.add_argument("-o", "--output", default=default, help=f"PNG file, or a folder: FOLDER/ (default: {default})")
+        added.add_argument("-n", type=int, default=1, metavar="N", help="pictures of each prompt (default: 1)")
+        added.add_argument("--seed", type=int, default=0, help="of the first picture; the next ones count on (default: 0)")
+        added.add_argument("--steps", type=int, default=steps, help=f"passes through the network (default: {steps})")
+        added.add_argument("--model", type=Path, help="model folder (default: the released model)")
+        added.add_argument("--scale", type=int, help=f"screen pixels a pixel (default: pictures of about {WIDTH})")
+        added.add_argument("--batch-size", type=int, default=1, help="above 1 faster, bytes may differ by one (default: 1)")
+        return added
+
+    added = drawing(sample, "draw pictures of prompts", steps=1)
+    added.add_argument("prompt", nargs="*", help="what to draw")
+    added.add_argument("--prompts", type=Path, metavar="FILE", help="prompts, one a line; - is stdin")
+    added.set_defaults(usage=added.error)
+
+    added = drawing(edit, "change an image towards a prompt", steps=1)
+    added.add_argument("image", type=Path, help="any image; its middle square is used")
+    added.add_argument("prompt", help="what it should become")
+    added.add_argument("--strength", type=float, default=0.8, help="0 keeps the image, 1 nothing of it (default: 0.8)")
+
+    added = drawing(inpaint, "draw a part of an image anew", steps=4)
+    added.add_argument("image", type=Path, help="any image; its middle square is used")
+    added.add_argument("mask", type=Path, help="image of the same shape, white where to draw")
+    added.add_argument("prompt", help="what the whole picture should show")
+    added.add_argument("--strength", type=float, default=1.0, help="below 1 something of what was there stays (default: 1)")
+
+    added = command(export, "write a standard diffusers folder")
+    added.add_argument("source", type=Path, metavar="SRC", help="model folder")
+    added.add_argument("target", type=Path, metavar="DST", help="folder to write")
+    added.add_argument("--fp16", action="store_true", help="weights in half precision")
+    added.add_argument("--license", help="licence for the card (default: that of SRC's card)")
+    added.add_argument("--force", action="store_true", help="replace a model that stands at DST")
+
+    added = command(info, "describe a model, or how a picture was made")
+    added.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="model folder or PNG (default: the released model)")
+    return parser
+
+
+def _epilog(name: str) -> str:
+    return f"examples:\n{EXAMPLES[name]}"
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("ufogen")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _fail(message: str) -> int:
+    line = "".join(c if c.isprintable() else " " for c in message.encode(errors="replace").decode())
+    print("error:", " ".join(line.split()), file=sys.stderr)
+    return 1
+
+
+def _shortage(error: Exception) -> str | None:
+    """One line for a lack of memory or disk, or None. Only their text tells these apart in torch and safetensors."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
+        return "out of memory: try a smaller --batch-size"
+    full = ("No space left on device", "Not enough free space", "Disk quota exceeded")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        return f"cannot write {error.filename or 'the output'}: {error.strerror}"
+    return next((f"cannot write the output: {text}" for text in full if text in str(error)), None)
+
+
+def _load(a: argparse.Namespace) -> UFOGen:
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.simplefilter("ignore")
+    import diffusers
+    import transformers
+
+    from ufogen.api import UFOGen
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    return UFOGen.from_pretrained(a.model, device=a.device)
+
+
+def _prompts(a: argparse.Namespace) -> list[str]:
+    if bool(a.prompt) == (a.prompts is not None):
+        a.usage("give prompts or --prompts FILE, not both" if a.prompt else "give a prompt, or --prompts FILE")
+    if a.prompts is None:
+        return a.prompt
+    try:
+        data = sys.stdin.buffer.read() if str(a.prompts) == "-" else a.prompts.read_bytes()
+        lines = re.split(r"\r\n|\r|\n", data.decode("utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{a.prompts} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{a.prompts} is not UTF-8 text at byte {error.start}") from error
+    prompts = [line for line in lines if line.strip()]
+    if not prompts:
+        raise UserError(f"{a.prompts} has no prompts")
+    return prompts
+
+
+def _draw(a: argparse.Namespace, prompts: list[str], draw: Callable[..., list[Image.Image]], **record: Any) -> None:
+    """Load the model, draw, write a grid or a folder of PNGs with a record in each, and report."""
+    folder = a.output.endswith(("/", os.sep)) or Path(a.output).is_dir()
+    output = Path(a.output)
+    if not folder and output.suffix.lower() != ".png":
+        raise UserError(f"the output {a.output} must end with .png, or with / for a folder")
+    _check_folder(output if output.is_dir() else output.parent)
+    model = _load(a)
+    scale = _enlargement(model) if a.scale is None else a.scale
+    if not 1 <= scale <= MAX_SIDE // max(model.image_size):
+        raise UserError(f"the scale is {scale}; allowed: 1 ... {MAX_SIDE // max(model.image_size)}")
+    columns = 1 if folder else _columns(a.n, len(prompts), model.image_size, scale)
+    cut = sum(not model.reads_whole(prompt) for prompt in prompts)
+    if cut:
+        tokens = model.pipeline.tokenizer.model_max_length
+        print(f"note: {cut} of {len(prompts)} prompts longer than {tokens} tokens; the rest is not read", file=sys.stderr)
+
+    began = time.perf_counter()
+    images = draw(model, prompts, seed=a.seed, steps=a.steps, n=a.n, batch_size=a.batch_size, progress=True)
+    seconds = time.perf_counter() - began
+
+    made = {"command": a.name, "version": _version(), "model": model.folder.resolve().name, "model_sha256": model.sha256}
+    made |= {"steps": a.steps} | record
+    cells = [{"prompt": prompt, "seed": a.seed + i} for prompt in prompts for i in range(a.n)]
+    if folder:
+        try:
+            output.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write {output}: {error.strerror}") from error
+        for i, (cell, image) in enumerate(zip(cells, images, strict=True)):
+            cell["file"] = f"{i // a.n + 1:04d}-{cell['seed']}.png"
+            own = {"prompts": [cell["prompt"]], "seeds": [cell["seed"]]}
+            _write(output / cell["file"], _png(_grid([image], 1, scale), made | own))
+    else:
+        own = {"prompts": prompts, "seeds": [a.seed + i for i in range(a.n)]}
+        _write(output, _png(_grid(images, columns, scale), made | own))
+    report = {"output": a.output} | made | {"seconds": round(seconds, 3), "images": cells}
+    _say(a, report, f"{a.output}: {len(images)} {'picture' if len(images) == 1 else 'pictures'} in {seconds:.2f} s")
+
+
+def _columns(n: int, prompts: int, image_size: tuple[int, int], scale: int) -> int:
+    """Of the grid: a row for each of several prompts, or a square."""
+    count = prompts * max(n, 1)
+    columns = n if prompts > 1 < n else math.ceil(math.sqrt(count))
+    if max(columns * image_size[0], math.ceil(count / columns) * image_size[1]) * scale > MAX_SIDE:
+        raise UserError(f"a grid of {count} pictures at scale {scale} is too large: write a folder, as -o FOLDER/")
+    return columns
+
+
+def _enlargement(model: UFOGen) -> int:
+    return max(1, WIDTH // model.image_size[0])
+
+
+def _grid(images: list[Image.Image], columns: int, scale: int) -> Image.Image:
+    """One picture, `columns` a row, each pixel enlarged."""
+    from PIL import Image
+
+    width, height = images[0].size
+    sheet = Image.new("RGB", (columns * width, math.ceil(len(images) / columns) * height), "white")
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % columns * width, i // columns * height))
+    return sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST)
+
+
+def _png(image: Image.Image, record: dict | None = None) -> bytes:
+    """The file's bytes, with the record as JSON in ASCII, which a tEXt chunk can hold whatever the prompt's script."""
+    from PIL.PngImagePlugin import PngInfo
+
+    text = PngInfo()
+    if record is not None:
+        text.add_text(RECORD, json.dumps(record))
+    file = io.BytesIO()
+    image.save(file, "PNG", pnginfo=text)
+    return file.getvalue()
+
+
+def _read_record(path: Path) -> dict:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.load()
+            record = json.loads(getattr(image, "text", {})[RECORD])
+    except Exception as error:  # Pillow's readers raise many kinds for damaged files
+        raise UserError(f"{path} is neither a model folder nor a picture made by ufogen") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{path} has a damaged record")
+    return record
+
+
+def _check_folder(folder: Path) -> None:
+    """Fail before the work, not after it."""
+    if not folder.is_dir():
+        raise UserError(f"cannot write into {folder}: it is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write into {folder}: permission denied")
+
+
+def _write(path: Path, data: bytes) -> None:
+    """A whole file or none."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _say(a: argparse.Namespace, report: dict, line: str) -> None:
+    print(json.dumps(report) if a.json else line)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return " ".join(map(_plain, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str) and not value.isprintable():
+        return ascii(value)
+    return f"{value:,}" if isinstance(value, int) and value > 10**5 else str(value)
+
+
+def _card(name: str, source: Path, licence: str | None, description: dict, fp16: bool) -> str:
+    """The model card, README.md of the folder."""
+    licence = licence or _licence(source)
+    front = {"library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": ["ufogen", "one-step"]}
+    front = ({"license": licence} if licence else {}) | front
+    rows = {
+        "pictures": "{} x {} pixels".format(*description["image_size"]),
+        "weights": "float16" if fp16 else description["dtype"],
+        "parameters": _plain(description["parameters"]),
+        "predicts": description["prediction_type"],
+        "timesteps": _plain(description["timesteps"]),
+        "prompt": f"the first {description['prompt_tokens']} tokens count",
+        "SHA-256 of the U-Net it was made from": description["sha256"],
+    } | _metrics(source)
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return f"""---
+{chr(10).join(f"{key}: {json.dumps(value)}" for key, value in front.items())}
+---
+
+# {" ".join(name.split())}
+
+A text-to-image model that needs one step, trained by UFOGen ([arXiv 2311.09257](https://arxiv.org/abs/2311.09257)). An ordinary
+`StableDiffusionPipeline`; its scheduler makes stock diffusers sample as UFOGen does, so call it without guidance:
+
+```python
+from diffusers import StableDiffusionPipeline
+
+pipe = StableDiffusionPipeline.from_pretrained({json.dumps(name)})
+image = pipe({json.dumps(CARD_PROMPTS[0])}, num_inference_steps=1, guidance_scale=0).images[0]
+```
+
+![Samples](samples.png)
+
+One step, seeds 0 to 3; a row each for: {"; ".join(CARD_PROMPTS)}.
+
+| | |
+| --- | --- |
+{table}
+
+Licence: {licence or "that of the model it was made from, which names none in its card"}.
+"""
+
+
+def _licence(source: Path) -> str | None:
+    """The licence in the front matter of the source's card."""
+    try:
+        card = (source / "README.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    front = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
+    found = front and re.search(r"^license: *[\"']?([^\s\"']+)", front[1], re.MULTILINE)
+    return found[1] if found else None
+
+
+def _metrics(source: Path) -> dict[str, Any]:
+    """The numbers of the source's metrics.json, flat."""
+    try:
+        content = json.loads((source / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+    def flat(value: Any, name: str) -> dict[str, Any]:
+        if isinstance(value, dict):
+            return {k: v for key, item in value.items() for k, v in flat(item, f"{name} {key}".strip()).items()}
+        return {name: value} if isinstance(value, (int, float)) else {}
+
+    return flat(content, "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
