@@ -31,7 +31,8 @@ def inputs(tmp_path, monkeypatch) -> Path:
     """The files of a smoke run: three prompts, four methods, one logged update, one sheet of samples."""
     monkeypatch.chdir(tmp_path)
     pairs = make_pairs(Nouns.load(ROOT / "node_modules"), 3, 0, "evaluation")
-    write_pairs(tmp_path / "artifacts/data/evaluation", pairs)
+    for name in ("evaluation", "validation"):
+        write_pairs(tmp_path / "artifacts/data" / name, pairs)
     samples = tmp_path / "artifacts/samples"
     (samples / "evaluation").mkdir(parents=True)
     card, table = [], ["method,sampler,steps,guidance,kid_lite0,fd_lite0,attribute_accuracy,seconds_per_image"]
@@ -44,6 +45,7 @@ def inputs(tmp_path, monkeypatch) -> Path:
     save_image_grid(tmp_path / "artifacts/train/samples/000000.png", pairs.images, columns=4)
     curves = "update,equilibrium,loss_d,loss_g,r1,std_last\n1,1.38629,1.4,0.7,0.1,\n"
     (tmp_path / "artifacts/train/curves.csv").write_text(curves)
+    (tmp_path / "artifacts/train/validation.csv").write_text("update,attribute_accuracy,kid_lite0\n0,0.5,1.5\n")
     (tmp_path / "paper/results").mkdir(parents=True)
     (tmp_path / "paper/results/main.csv").write_text("\n".join(table) + "\n")
     return tmp_path
@@ -82,13 +84,15 @@ def test_pixel_art_is_enlarged_by_whole_pixels(inputs, settings, name, scale):
         ("artifacts/samples/card.json", "sample"),
         ("artifacts/samples/evaluation/ufogen-renoise-1.npy", "sample"),
         ("artifacts/train/curves.csv", "train"),
+        ("artifacts/train/validation.csv", "train"),
+        ("artifacts/data/validation/captions.json", "prepare"),
         ("artifacts/train/samples/000000.png", "train"),
         ("paper/results/main.csv", "evaluate"),
     ],
 )
 def test_a_missing_or_damaged_input_is_named_with_its_stage(inputs, settings, path, stage):
     (inputs / path).write_bytes(b"")
-    if path != "artifacts/data/evaluation/captions.json":  # the folder is named, not the file
+    if not path.endswith("captions.json"):  # the folder is named, not the file
         with pytest.raises(UserError, match=f"{path} cannot be read .*run the stage {stage} again"):
             figures.main(settings)
     (inputs / path).unlink()
@@ -100,5 +104,6 @@ def test_a_missing_or_damaged_input_is_named_with_its_stage(inputs, settings, pa
 
 def test_curves_without_values_are_an_error(inputs, settings):
     (inputs / "artifacts/train/curves.csv").write_text("update,equilibrium\n1,\n")
+    (inputs / "artifacts/train/validation.csv").write_text("update,kid_lite0\n1,\n")
     with pytest.raises(UserError, match="curves are empty: run the stage train"):
         figures.main(settings)
