@@ -39,6 +39,17 @@ def test_every_profile_is_a_valid_configuration(profile: str):
     config.build(config.Config, composed(f"profile={profile}"))
 
 
-def test_siddm_differs_from_ufogen_on_its_three_axes_only():
-    ufogen, siddm = composed()["objective"], composed("objective=siddm")["objective"]
-    assert {key for key in ufogen if ufogen[key] != siddm[key]} == {"parameterization", "reconstruction", "coupling"}
+TIMES = {"step_size": 250, "step_size_max": 0, "timesteps": "grid", "minimum_timestep": 0, "last_timestep_share": 0.0}
+
+
+@pytest.mark.parametrize(
+    "objective, axes",
+    [
+        ("siddm", {"parameterization", "reconstruction", "coupling"}),
+        ("ddgan", {"parameterization", "reconstruction", "coupling", "critic_input"}),
+    ],
+)
+def test_older_methods_differ_from_ufogen_on_their_axes_and_stand_at_the_published_step_size(objective, axes):
+    ufogen, other = composed()["objective"], composed(f"objective={objective}")["objective"]
+    assert {key for key in ufogen if ufogen[key] != other[key]} == axes | set(TIMES)
+    assert {key: other[key] for key in TIMES} == TIMES
