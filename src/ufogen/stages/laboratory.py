@@ -21,7 +21,6 @@ from ufogen.laboratory.settings import Laboratory, Method, check
 from ufogen.randomness import torch_generator
 from ufogen.stages.common import ARTIFACTS, RESULTS, run, write_results
 
-FOLDER = ARTIFACTS / "laboratory"
 NAMES = ("method", "trained_steps", "steps", "seed")
 METRICS = ("modes", "box_fraction", "mode_kl", "frechet", "wasserstein_2")
 SHOWN = 1500  # samples of the first seed that are kept for the figure
@@ -40,8 +39,15 @@ class ArmKey:
 
 
 def main(c: config.Config) -> None:
-    """Write paper/results/laboratory.csv, a row a seed and their mean, and its card laboratory.json."""
+    """Write paper/results/laboratory.csv, a row a seed and their mean, and its card laboratory.json.
+
+    With another schedule than the cosine one its name is appended to those of files and folders.
+    """
     measure_all(c.laboratory)
+
+
+def label(settings: Laboratory) -> str:
+    return "laboratory" if settings.schedule == "cosine" else f"laboratory_{settings.schedule}"
 
 
 def measure_all(settings: Laboratory) -> None:
@@ -56,7 +62,8 @@ def measure_all(settings: Laboratory) -> None:
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy", "scipy")},
     }
-    write_results(RESULTS, {"laboratory.csv": table(rows), "laboratory.json": json.dumps(card, indent=1) + "\n"})
+    name = label(settings)
+    write_results(RESULTS, {f"{name}.csv": table(rows), f"{name}.json": json.dumps(card, indent=1) + "\n"})
 
 
 def keys(settings: Laboratory) -> list[ArmKey]:
@@ -67,7 +74,7 @@ def measured(key: ArmKey, settings: Laboratory) -> dict:
     """The arm's record in artifacts/laboratory: trained and measured now unless it is of these settings and this code."""
     wanted = fingerprint(key, settings)
     try:
-        record = json.loads((FOLDER / key.file).read_text())
+        record = json.loads((ARTIFACTS / label(settings) / key.file).read_text())
         if record["fingerprint"] == wanted:
             return record
     except (OSError, ValueError, KeyError):
@@ -84,7 +91,7 @@ def measured(key: ArmKey, settings: Laboratory) -> dict:
             rows.append(name | mixture.measure(points, reference(settings)))
     seconds = round(time.perf_counter() - start, 1)
     record = {"fingerprint": wanted, "name": Path(key.file).stem, "seconds": seconds, "rows": rows, "samples": shown}
-    write_results(FOLDER, {key.file: json.dumps(record)})
+    write_results(ARTIFACTS / label(settings), {key.file: json.dumps(record)})
     print(f"{record['name']}: {seconds} s", flush=True)
     return record
 
@@ -93,7 +100,7 @@ def samples_of(settings: Laboratory) -> dict[str, dict[int, dict[int, np.ndarray
     """[method][trained steps][steps]: samples (n, 2) of the first seed, for the figure. Needs finished arms."""
     records: dict[str, dict[int, dict[int, np.ndarray]]] = {}
     for key in keys(settings):
-        samples = json.loads((FOLDER / key.file).read_text())["samples"]
+        samples = json.loads((ARTIFACTS / label(settings) / key.file).read_text())["samples"]
         arm = {int(steps): np.array(points) for steps, points in samples.items()}
         records.setdefault(key.method.name, {})[key.steps] = arm
     return records
