@@ -7,7 +7,6 @@ A picture is a function of model, prompt, seed and steps. Stock diffusers makes 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +26,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.utils import logging
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -35,6 +34,8 @@ from ufogen.base.autoencoder import decode_latents, encode_images
 from ufogen.base.models import assemble, load_pipeline
 from ufogen.base.text import encode_text
 from ufogen.errors import UserError
+from ufogen.files import sha256
+from ufogen.images import Picture, open_image, open_mask, read_image
 from ufogen.pipeline import ufogen_scheduler
 from ufogen.sampling import step_timesteps
 from ufogen.schedule import CLEAN
@@ -43,10 +44,8 @@ RELEASED = "nouns-ufogen"  # U-Net and scheduler of the released one-step model
 RELEASED_BASE = "nouns-sd"  # whose autoencoder it uses
 LAST_SEED = 2**32 - 1  # torch's generator on a CPU reads 32 bits: a greater seed would repeat a smaller one's picture
 MAX_PICTURES = 100_000  # in one call
-MAX_PIXELS = 100_000_000  # of an image given; a small file can unpack to far more
 DTYPES = ("float32", "float16", "bfloat16")
 
-Picture = Image.Image | str | Path
 Seeds = int | Iterable[int]
 Draw = Callable[[Tensor, list[torch.Generator]], list[Image.Image]]  # from token states (b, tokens, width)
 
@@ -97,12 +96,7 @@ class UFOGen:
         """The hash of the U-Net's weights file, or of all its parts, which tells one trained model from another."""
         if self.folder is None:
             return None
-        digest = hashlib.sha256()
-        for path in sorted(p for p in (self.folder / "unet").iterdir() if p.suffix in (".safetensors", ".bin")):
-            with path.open("rb") as file:
-                for block in iter(lambda: file.read(1 << 20), b""):
-                    digest.update(block)
-        return digest.hexdigest()
+        return sha256(self.folder / "unet")
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -202,7 +196,7 @@ class UFOGen:
 
         One step at strength 1 begins with noise alone and cannot see what surrounds the mask, so the default is four.
         """
-        prompts, opened = _prompts(prompt), _open(image, "image")
+        prompts, opened = _prompts(prompt), read_image(image, "image")
         source, drawn = open_image(opened, self.image_size), open_mask(mask, self.image_size, opened.size)
         timesteps = self._timesteps(_strength(strength), steps)
         if timesteps == [CLEAN]:
@@ -339,50 +333,6 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
         return a if share < 0.5 else b
     weights = ((1 - share) * angle).sin() / angle.sin(), (share * angle).sin() / angle.sin()
     return (weights[0] * a + weights[1] * b).to(a.dtype)
-
-
-def open_image(image: Picture, size: tuple[int, int]) -> Image.Image:
-    """Any image as RGB of `size`: upright, on white, its middle cut out, each pixel the mean of those it covers."""
-    image = _open(image, "image")
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return ImageOps.fit(_eight_bits(image).convert("RGB"), size, Image.Resampling.BOX)
-
-
-def open_mask(mask: Picture, size: tuple[int, int], image_size: tuple[int, int]) -> np.ndarray:
-    """A mask (h, w) bool of `size`, true where it is rather white than black. Raises `UserError` where nothing is."""
-    mask, (width, height) = _open(mask, "mask"), image_size
-    if mask.width * height != mask.height * width:
-        raise UserError(f"the mask, {mask.width}x{mask.height}, does not have the shape of the image, {width}x{height}")
-    if mask.has_transparency_data:
-        mask = Image.alpha_composite(Image.new("RGBA", mask.size, "black"), mask.convert("RGBA"))
-    white = np.asarray(ImageOps.fit(_eight_bits(mask).convert("L"), size, Image.Resampling.BOX)) >= 128
-    if not white.any():
-        raise UserError("the mask is black everywhere: paint white what is to be drawn anew")
-    return white
-
-
-def _open(image: Picture, what: str) -> Image.Image:
-    name = "" if isinstance(image, Image.Image) else f" {image}"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own limit is a warning; ours follows
-            opened = image if isinstance(image, Image.Image) else Image.open(image)
-            if opened.width * opened.height > MAX_PIXELS:
-                raise UserError(f"{what}{name} has {opened.width}x{opened.height} pixels; allowed: {MAX_PIXELS:,} in all")
-            return ImageOps.exif_transpose(opened)
-    except UserError:
-        raise
-    except Exception as error:  # Pillow's readers raise many kinds for damaged files
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-        raise UserError(f"{what}{name} cannot be read: {reason}") from error
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Pillow would cut 16-bit grey at 255 instead of scaling it."""
-    if image.mode.startswith("I") and (image.mode != "I" or image.getextrema()[1] > 255):
-        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    return image
 
 
 def _load(folder: Path) -> StableDiffusionPipeline:

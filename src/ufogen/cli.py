@@ -7,8 +7,6 @@ torch and diffusers are imported inside the commands, so that --help is instant.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import errno
 import importlib.metadata
 import io
 import json
@@ -24,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ufogen.errors import UserError
+from ufogen.files import publish, storage_failure, write_whole
+from ufogen.modelcard import CARD_PROMPTS, model_card, plain
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,12 +33,11 @@ if TYPE_CHECKING:
 RECORD = "ufogen"  # the key under which a PNG says how it was made
 WIDTH = 128  # screen pixels that a small picture is enlarged to
 MAX_SIDE = 16384  # of a grid
-CARD_PROMPTS = ("a noun with a shark head", "a noun with red square glasses", "a noun with a watermelon head", "a noun")
 
 EXAMPLES = {
     "ufogen": """\
   ufogen sample "a noun with a shark head" --seed 3 -n 16 -o grid.png
-  ufogen edit grid.png "a noun with a watermelon head" --strength 0.8
+  ufogen edit noun.png "a noun with a watermelon head" --strength 0.8
   ufogen info grid.png""",
     "sample": """\
   ufogen sample "a noun with a shark head" --seed 3 -n 16 -o grid.png
@@ -118,8 +117,6 @@ def export(a: argparse.Namespace) -> None:
     description = model.describe()
     if not description["one_step"]:
         raise UserError(f"{a.source} is no one-step model: its {description['scheduler']} takes many steps")
-    from ufogen.stages.common import publish
-
     grid = _grid(model(CARD_PROMPTS, n=4), 4, _enlargement(model))
     if a.fp16:
         import torch
@@ -128,7 +125,7 @@ def export(a: argparse.Namespace) -> None:
     with publish(target) as folder:
         model.pipeline.save_pretrained(folder)
         (folder / "samples.png").write_bytes(_png(grid))
-        (folder / "README.md").write_text(_card(a.target.name, a.source, a.license, description, a.fp16), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(a.target.name, a.source, a.license, description, a.fp16), encoding="utf-8")
         for licence in a.source.glob("LICENSE*"):
             shutil.copy(licence, folder)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
@@ -142,7 +139,7 @@ def info(a: argparse.Namespace) -> None:
         report = _read_record(a.model)
     else:
         report = _load(a).describe()
-    _say(a, report, "\n".join(f"{key:<16} {_plain(value)}" for key, value in report.items()))
+    _say(a, report, "\n".join(f"{key:<16} {plain(value)}" for key, value in report.items()))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -218,13 +215,11 @@ def _fail(message: str) -> int:
 
 
 def _shortage(error: Exception) -> str | None:
-    """One line for a lack of memory or disk, or None. Only their text tells these apart in torch and safetensors."""
+    """One line for a lack of memory or disk, or None. Only its text tells a lack of memory apart in torch."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
         return "out of memory: try a smaller --batch-size"
-    full = ("No space left on device", "Not enough free space", "Disk quota exceeded")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-        return f"cannot write {error.filename or 'the output'}: {error.strerror}"
-    return next((f"cannot write the output: {text}" for text in full if text in str(error)), None)
+    failure = storage_failure(error, unnamed="the output")
+    return failure and f"cannot write {failure[0] or 'the output'}: {failure[1]}"
 
 
 def _load(a: argparse.Namespace) -> UFOGen:
@@ -359,99 +354,14 @@ def _check_folder(folder: Path) -> None:
 
 def _write(path: Path, data: bytes) -> None:
     """A whole file or none."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
+        write_whole(path, data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _say(a: argparse.Namespace, report: dict, line: str) -> None:
     print(json.dumps(report) if a.json else line)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return " ".join(map(_plain, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str) and not value.isprintable():
-        return ascii(value)
-    return f"{value:,}" if isinstance(value, int) and value > 10**5 else str(value)
-
-
-def _card(name: str, source: Path, licence: str | None, description: dict, fp16: bool) -> str:
-    """The model card, README.md of the folder."""
-    licence = licence or _licence(source)
-    front = {"library_name": "diffusers", "pipeline_tag": "text-to-image", "tags": ["ufogen", "one-step"]}
-    front = ({"license": licence} if licence else {}) | front
-    rows = {
-        "pictures": "{} x {} pixels".format(*description["image_size"]),
-        "weights": "float16" if fp16 else description["dtype"],
-        "parameters": _plain(description["parameters"]),
-        "predicts": description["prediction_type"],
-        "timesteps": _plain(description["timesteps"]),
-        "prompt": f"the first {description['prompt_tokens']} tokens count",
-        "SHA-256 of the U-Net it was made from": description["sha256"],
-    } | _metrics(source)
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    return f"""---
-{chr(10).join(f"{key}: {json.dumps(value)}" for key, value in front.items())}
----
-
-# {" ".join(name.split())}
-
-A text-to-image model that needs one step, trained by UFOGen ([arXiv 2311.09257](https://arxiv.org/abs/2311.09257)). An ordinary
-`StableDiffusionPipeline`; its scheduler makes stock diffusers sample as UFOGen does, so call it without guidance:
-
-```python
-from diffusers import StableDiffusionPipeline
-
-pipe = StableDiffusionPipeline.from_pretrained({json.dumps(name)})
-image = pipe({json.dumps(CARD_PROMPTS[0])}, num_inference_steps=1, guidance_scale=0).images[0]
-```
-
-![Samples](samples.png)
-
-One step, seeds 0 to 3; a row each for: {"; ".join(CARD_PROMPTS)}.
-
-| | |
-| --- | --- |
-{table}
-
-Licence: {licence or "that of the model it was made from, which names none in its card"}.
-"""
-
-
-def _licence(source: Path) -> str | None:
-    """The licence in the front matter of the source's card."""
-    try:
-        card = (source / "README.md").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
-    front = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
-    found = front and re.search(r"^license: *[\"']?([^\s\"']+)", front[1], re.MULTILINE)
-    return found[1] if found else None
-
-
-def _metrics(source: Path) -> dict[str, Any]:
-    """The numbers of the source's metrics.json, flat."""
-    try:
-        content = json.loads((source / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-    def flat(value: Any, name: str) -> dict[str, Any]:
-        if isinstance(value, dict):
-            return {k: v for key, item in value.items() for k, v in flat(item, f"{name} {key}".strip()).items()}
-        return {name: value} if isinstance(value, (int, float)) else {}
-
-    return flat(content, "")
 
 
 if __name__ == "__main__":

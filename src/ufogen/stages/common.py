@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import errno
-import hashlib
-import os
 import shutil
 import sys
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import diffusers
@@ -20,6 +15,9 @@ import transformers
 
 from ufogen import config
 from ufogen.errors import UserError
+from ufogen.files import publish as publish  # for the stages
+from ufogen.files import sha256 as sha256
+from ufogen.files import storage_failure, write_whole
 
 ARTIFACTS = Path("artifacts")  # not in git
 RESULTS = Path("paper/results")  # in git
@@ -39,18 +37,11 @@ def run(stage: Callable[[config.Config], None]) -> None:
     except UserError as error:
         sys.exit(_line(str(error)))
     except Exception as error:
-        reason = _storage_failure(error)
-        if reason is None:
+        failure = storage_failure(error, unnamed=str(ARTIFACTS))
+        if failure is None:
             raise
+        reason = ": ".join(map(str, filter(None, failure)))
         sys.exit(_line(f"cannot write an output: {reason}; make room or choose another disk, then run the same command"))
-
-
-def _storage_failure(error: Exception) -> str | None:
-    """Why nothing could be written, or None. numpy and safetensors raise without an error number, so their text counts too."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-        return f"{error.filename or ARTIFACTS}: {error.strerror}"
-    full = ("No space left on device", "Not enough free space", "Disk quota exceeded")
-    return next((text for text in full if text in str(error)), None)
 
 
 def require_space(folder: Path, needed: int) -> None:
@@ -60,38 +51,11 @@ def require_space(folder: Path, needed: int) -> None:
         raise UserError(f"{folder.parent} has {free >> 20} MiB free, {needed >> 20} MiB needed: make room or use another disk")
 
 
-@contextlib.contextmanager
-def publish(target: Path) -> Iterator[Path]:
-    """A folder to write into that becomes `target` only when everything in it has been written."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        yield partial
-        partial.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file's bytes or, for a model's folder, of its weight files one after another."""
-    digest = hashlib.sha256()
-    for part in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
-        with part.open("rb") as file:
-            while block := file.read(1 << 24):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def write_results(folder: Path, files: dict[str, str]) -> None:
     """Write text files into a folder under version control, each one whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
-        partial = folder / f".{name}.partial"
-        partial.write_text(text)
-        os.replace(partial, folder / name)
+        write_whole(folder / name, text.encode())
 
 
 def _quiet() -> None:

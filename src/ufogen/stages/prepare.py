@@ -12,8 +12,6 @@ from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import Pairs, heldout_pairs, make_pairs
 from ufogen.stages.common import ARTIFACTS, publish, run
 
-SETS = ("train", "validation", "validation_floor", "evaluation", "heldout", "floor")
-
 
 def main(c: config.Config) -> None:
     """Write artifacts/data: training pairs; prompts with reference images and a second real set, for validation and, apart

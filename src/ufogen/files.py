@@ -1,0 +1,62 @@
+"""Outputs that are whole or absent, the hash of a model's weights, and why a disk took nothing. Only the standard library."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+WEIGHTS = (".safetensors", ".bin")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file aside and rename it. Raises OSError, after which the old file stands as it was."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def publish(target: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `target` only when everything in it has been written."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's bytes or, for a model's folder, of its weight files one after another."""
+    digest = hashlib.sha256()
+    for part in sorted(p for p in path.iterdir() if p.suffix in WEIGHTS) if path.is_dir() else [path]:
+        with part.open("rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def storage_failure(error: Exception, unnamed: str) -> tuple[str | None, str] | None:
+    """What could not be written, `unnamed` where the system does not say, and why; None for an error of another kind.
+
+    numpy and safetensors raise without an error number, so their text counts too, which names nothing.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        return error.filename or unnamed, error.strerror
+    full = ("No space left on device", "Not enough free space", "Disk quota exceeded")
+    return next(((None, text) for text in full if text in str(error)), None)

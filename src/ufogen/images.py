@@ -1,0 +1,59 @@
+"""Images that users give: any kind Pillow reads, as what the model takes. Bad ones raise `UserError`."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ufogen.errors import UserError
+
+MAX_PIXELS = 100_000_000  # of an image given; a small file can unpack to far more
+
+Picture = Image.Image | str | Path
+
+
+def open_image(image: Picture, size: tuple[int, int]) -> Image.Image:
+    """Any image as RGB of `size`: upright, on white, its middle cut out, each pixel the mean of those it covers."""
+    image = read_image(image, "image")
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return ImageOps.fit(_eight_bits(image).convert("RGB"), size, Image.Resampling.BOX)
+
+
+def open_mask(mask: Picture, size: tuple[int, int], image_size: tuple[int, int]) -> np.ndarray:
+    """A mask (h, w) bool of `size`, true where it is rather white than black. Raises `UserError` where nothing is."""
+    mask, (width, height) = read_image(mask, "mask"), image_size
+    if mask.width * height != mask.height * width:
+        raise UserError(f"the mask, {mask.width}x{mask.height}, does not have the shape of the image, {width}x{height}")
+    if mask.has_transparency_data:
+        mask = Image.alpha_composite(Image.new("RGBA", mask.size, "black"), mask.convert("RGBA"))
+    white = np.asarray(ImageOps.fit(_eight_bits(mask).convert("L"), size, Image.Resampling.BOX)) >= 128
+    if not white.any():
+        raise UserError("the mask is black everywhere: paint white what is to be drawn anew")
+    return white
+
+
+def read_image(image: Picture, what: str) -> Image.Image:
+    name = "" if isinstance(image, Image.Image) else f" {image}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own limit is a warning; ours follows
+            opened = image if isinstance(image, Image.Image) else Image.open(image)
+            if opened.width * opened.height > MAX_PIXELS:
+                raise UserError(f"{what}{name} has {opened.width}x{opened.height} pixels; allowed: {MAX_PIXELS:,} in all")
+            return ImageOps.exif_transpose(opened)
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's readers raise many kinds for damaged files
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+        raise UserError(f"{what}{name} cannot be read: {reason}") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Pillow would cut 16-bit grey at 255 instead of scaling it."""
+    if image.mode.startswith("I") and (image.mode != "I" or image.getextrema()[1] > 255):
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    return image
