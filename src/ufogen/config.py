@@ -113,6 +113,7 @@ class Objective:
     r1_weight: float = 1.0  # 0 turns R1 off
     r1_interval: Count = 16
     r1_variable: Literal["x_s", "x_0"] = "x_s"  # what the gradient is taken in: the discriminator's input or clean data
+    mismatched_share: float = 0.0  # of D's fakes that are real samples under another item's caption; not the paper's
     generator_init: Literal["base", "scratch"] = "base"
     discriminator_init: Literal["base", "scratch"] = "base"
 

@@ -127,6 +127,19 @@ def test_generator_descends_its_reconstruction():
     assert values[-1] < 0.9 * values[0]
 
 
+def test_mismatched_share_puts_real_samples_under_another_items_caption_among_the_fakes():
+    task, seen = prepared(Objective(mismatched_share=0.5, r1_weight=0)), []
+    task.discriminator.unet.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append((args[0].clone(), kwargs["encoder_hidden_states"].clone())), with_kwargs=True
+    )
+    update(task)
+    x_s, states = seen[0]  # four real items, then four fakes
+    torch.testing.assert_close(x_s[4:6], x_s[:2])
+    assert not torch.equal(x_s[6:], x_s[2:4])
+    torch.testing.assert_close(states[4:6], states[[3, 0]])
+    torch.testing.assert_close(states[6:], states[2:4])
+
+
 def test_r1_pulls_the_discriminators_slope_down():
     task = prepared(Objective(r1_weight=1000.0, r1_interval=1), decided=True, generator_learning_rate=0.0)
     values = [update(task, step=0)["r1"] for _ in range(8)]

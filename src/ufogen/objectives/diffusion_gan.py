@@ -49,8 +49,9 @@ class DiffusionGAN:
             raise UserError(
                 f"parameter objective.step_size_max is {objective.step_size_max}; allowed: 0, {objective.step_size} ... {steps}"
             )
-        if objective.last_timestep_share > 1:
-            raise UserError(f"parameter objective.last_timestep_share is {objective.last_timestep_share}; allowed: 0 ... 1")
+        for name in ("last_timestep_share", "mismatched_share"):
+            if getattr(objective, name) > 1:
+                raise UserError(f"parameter objective.{name} is {getattr(objective, name)}; allowed: 0 ... 1")
         self.generator, self.discriminator, self.schedule = generator, discriminator, schedule
         self.objective, self.trainer = objective, trainer
         self.average = EMAModel(generator.parameters(), decay=trainer.ema_decay, foreach=True)
@@ -113,7 +114,11 @@ class DiffusionGAN:
         self, x_s: Tensor, x_s_fake: Tensor, x_t: Tensor, s: Tensor, states: Tensor, count: int
     ) -> dict[str, Tensor]:
         o = self.objective
-        both = (torch.cat([x_s, x_s_fake]), torch.cat([s, s]), torch.cat([states, states]), torch.cat([x_t, x_t]))
+        states_fake, mismatched = states, round(o.mismatched_share * len(x_s))
+        if mismatched:  # real samples under the caption of another item count as fake too
+            x_s_fake = torch.cat([x_s[:mismatched], x_s_fake[mismatched:]])
+            states_fake = torch.cat([states.roll(1, 0)[:mismatched], states[mismatched:]])
+        both = (torch.cat([x_s, x_s_fake]), torch.cat([s, s]), torch.cat([states, states_fake]), torch.cat([x_t, x_t]))
         with self.accelerator.autocast():
             real, fake = self.D(*both).chunk(2)
         loss = losses.discriminator_loss(real, fake, o.adversarial)
