@@ -10,6 +10,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from ufogen import config
+from ufogen.stages import ablate
+from ufogen.stages import compose as compose_stage
 
 ROOT = Path(__file__).parents[1]
 OBJECTIVES = sorted(path.stem for path in (ROOT / "experiments/objective").glob("*.yaml"))
@@ -27,6 +29,39 @@ def test_committed_parameters_are_the_default_composition():
 
 def test_params_yaml_states_every_parameter():
     assert config.to_dict(config.load(ROOT / "params.yaml")) == composed()
+
+
+def test_committed_arms_are_the_compositions_of_experiments_ablation(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    committed = yaml.safe_load((ROOT / "ablations/arms.yaml").read_text())
+    assert committed == compose_stage.arms([])
+    assert set(committed["arms"]) == {path.stem for path in (ROOT / "experiments/ablation").glob("*.yaml")}
+
+
+def test_arms_differ_from_ufogen_in_what_their_file_says_and_in_nothing_else():
+    arms = yaml.safe_load((ROOT / "ablations/arms.yaml").read_text())["arms"]
+    for name, arm in arms.items():
+        config.build(config.Objective, arm["objective"])
+        config.build(config.Trainer, arm["trainer"])
+        said, file = {}, ROOT / f"experiments/ablation/{name}.yaml"
+        while file.stem != "ufogen":
+            tree = yaml.safe_load(file.read_text())
+            said = tree.get("objective", {}) | tree.get("trainer", {}) | said
+            file = file.with_stem(tree["defaults"][0])
+        found = {
+            key: arm[section][key]
+            for section in ("objective", "trainer")
+            for key in arm[section]
+            if arm[section][key] != arms["ufogen"][section][key]
+        }
+        assert found == said, name
+
+
+def test_the_arms_identity_covers_the_code_that_its_stage_depends_on():
+    stages = yaml.safe_load((ROOT / "ablations/dvc.yaml").read_text())["stages"]
+    for stage in ("repeated", "single"):
+        assert {dep for dep in stages[stage]["deps"] if dep.startswith("src/")} == set(ablate.CODE)
+    assert all((ROOT / path).is_file() for path in ablate.CODE)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -169,6 +169,20 @@ class Evaluation:
 
 
 @dataclass
+class Ablations:
+    """The ablation study: a smaller denoiser than the main chain's, so that many arms fit into an afternoon of two cores."""
+
+    base: Denoiser = field(default_factory=lambda: Denoiser(channels=[32, 64, 64], rounds=[DenoiserRound()]))
+    arm: str = "ufogen"  # a file of experiments/ablation
+    updates: Count = 240  # of every arm
+    steps: list[Count] = field(default_factory=lambda: [1, 2, 4])  # of sampling
+    evaluation_size: Count = 400  # prompts of the evaluation set
+    curve_size: Count = 150  # prompts of the validation set, for quality against updates ...
+    curve_every: Count = 60  # ... measured this often
+    pictures: Count = 8  # kept of each arm
+
+
+@dataclass
 class Config:
     """The whole of params.yaml."""
 
@@ -184,6 +198,7 @@ class Config:
     sampler: Sampler = field(default_factory=Sampler)
     evaluation: Evaluation = field(default_factory=Evaluation)
     laboratory: Laboratory = field(default_factory=Laboratory)
+    ablations: Ablations = field(default_factory=Ablations)
 
 
 def load(path: str | Path = "params.yaml", overrides: list[str] | None = None) -> Config:
