@@ -17,16 +17,31 @@ T = TypeVar("T")
 Count = Annotated[int, "at least 1"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["no", "bf16", "fp16"]
+ResizeFilter = Literal["box", "bilinear", "bicubic", "lanczos"]  # Pillow's, with antialiasing
+CocoSplit = Literal["train2014", "val2014", "train2017", "val2017"]
 
 
 @dataclass
 class Data:
-    """Nouns, rendered by seed."""
+    """Image-caption pairs: Nouns rendered by seed, LAION-style tar shards for training, or COCO for evaluation."""
 
-    source: Literal["nouns"] = "nouns"
-    train_size: Count = 16384  # image-caption pairs that are encoded once
+    source: Literal["nouns", "webdataset", "coco"] = "nouns"
+    train_size: Count = 16384  # Nouns: image-caption pairs that are encoded once
     evaluation_size: Count = 1000  # prompts, as many samples and as many reference images
     node_modules: str = "node_modules"
+    path: str = ""  # the folder of the shards (*.tar), or of COCO (annotations/ and the split's images)
+    split: CocoSplit = "val2014"
+    cache: bool = True  # shards: encode once to the disk, or in each batch anew
+    resolution: int = 0  # pixels a side; 0: what the base was made for
+    resize_filter: ResizeFilter = "lanczos"
+    crop: Literal["center", "random"] = "center"  # random: drawn once for each image
+    minimum_side: int = 0  # pixels of the shorter side; smaller images are left out
+    maximum_aspect_ratio: float = 0.0  # longer side by shorter; 0: any
+    minimum_score: float = 0.0  # 0: any; above it, pairs without a score are left out too
+    score_key: str = "AESTHETIC_SCORE"  # in the pair's .json
+    encode_batch_size: Count = 32  # shards: pairs that autoencoder and text encoder see at once
+    encode_precision: Precision = "no"
+    workers: Count = 4  # threads of each process that read and decode images
 
 
 @dataclass

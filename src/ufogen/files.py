@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,8 @@ WEIGHTS = (".safetensors", ".bin")
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file aside and rename it. Raises OSError, after which the old file stands as it was."""
-    partial = path.with_name(f".{path.name}.partial")
+    """Write a file aside, under a name of this call's own, and rename it. Raises OSError, after which the old file stands."""
+    partial = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}.partial")
     try:
         partial.write_bytes(data)
         os.replace(partial, path)

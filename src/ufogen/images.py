@@ -17,10 +17,14 @@ Picture = Image.Image | str | Path
 
 def open_image(image: Picture, size: tuple[int, int]) -> Image.Image:
     """Any image as RGB of `size`: upright, on white, its middle cut out, each pixel the mean of those it covers."""
-    image = read_image(image, "image")
+    return ImageOps.fit(to_rgb(read_image(image, "image")), size, Image.Resampling.BOX)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB, on white where it is transparent."""
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return ImageOps.fit(_eight_bits(image).convert("RGB"), size, Image.Resampling.BOX)
+    return _eight_bits(image).convert("RGB")
 
 
 def open_mask(mask: Picture, size: tuple[int, int], image_size: tuple[int, int]) -> np.ndarray:

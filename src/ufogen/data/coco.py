@@ -1,0 +1,79 @@
+"""COCO captions 2014 and 2017, for evaluation: a folder with annotations/captions_SPLIT.json and the images in SPLIT."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from ufogen.config import CocoSplit, ResizeFilter
+from ufogen.data.crops import read_rgb, square
+from ufogen.errors import UserError
+from ufogen.randomness import numpy_generator
+
+SPLITS = get_args(CocoSplit)
+
+
+@dataclass
+class CocoPairs:
+    """Images' numbers `ids`, `captions`, one of each image's five, and the images' files `paths`."""
+
+    ids: list[int]
+    captions: list[str]
+    paths: list[Path]
+
+
+def load(folder: str | Path, split: str, n: int, seed: int) -> CocoPairs:
+    """`n` images, each with one of its captions, drawn by `seed`; a smaller `n` gives the beginning of the same list.
+
+    Raises `UserError` where the split is unknown, a file is missing or damaged, or fewer than `n` images have a caption.
+    """
+    folder = Path(folder)
+    if split not in SPLITS:
+        raise UserError(f"COCO split is {split!r}; allowed: {', '.join(SPLITS)}")
+    names, captions = _annotations(folder / "annotations" / f"captions_{split}.json")
+    if n > len(captions):
+        raise UserError(f"{n} COCO prompts wanted; allowed: at most the {len(captions)} images of {split} that have a caption")
+    rng = numpy_generator(seed, f"coco {split}")
+    choice = rng.random(len(captions))  # drawn for all images, so that it does not depend on n
+    found = list(captions)
+    order = rng.permutation(len(found))[:n]
+    ids = [found[i] for i in order]
+    pairs = CocoPairs(
+        ids,
+        [captions[found[i]][int(choice[i] * len(captions[found[i]]))] for i in order],
+        [folder / split / names[key] for key in ids],
+    )
+    missing = [path for path in pairs.paths if not path.is_file()]
+    if missing:
+        raise UserError(f"{len(missing)} of {n} COCO images are missing, the first is {missing[0]}: unpack {split}.zip there")
+    return pairs
+
+
+def images(paths: list[Path], resolution: int, filter: ResizeFilter = "lanczos", threads: int = 1) -> np.ndarray:
+    """The middle squares of image files, resized: (n, resolution, resolution, 3) uint8; for many images call it in parts.
+
+    Raises `UserError` naming a file that cannot be read.
+    """
+    with ThreadPoolExecutor(threads) as pool:  # Pillow decodes and resizes without the interpreter's lock
+        squares = pool.map(lambda path: square(read_rgb(path), resolution, filter), paths)
+        return np.stack(list(squares))
+
+
+def _annotations(path: Path) -> tuple[dict[int, str], dict[int, list[str]]]:
+    """File names and captions by image number, in an order that does not depend on the file's."""
+    try:
+        content = json.loads(path.read_text())
+        names = {int(entry["id"]): str(entry["file_name"]) for entry in content["images"]}
+        captions: dict[int, list[str]] = {}
+        for entry in sorted(content["annotations"], key=lambda entry: (entry["image_id"], entry["id"])):
+            text = " ".join(entry["caption"].split())  # some end in a line break
+            if text and entry["image_id"] in names:
+                captions.setdefault(int(entry["image_id"]), []).append(text)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"COCO captions {path} cannot be read: {error}; unpack annotations_trainval there") from error
+    return names, captions
