@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from ufogen.stages import compose as compose_stage
 
 ROOT = Path(__file__).parents[1]
 OBJECTIVES = sorted(path.stem for path in (ROOT / "experiments/objective").glob("*.yaml"))
+BASES = sorted(path.stem for path in (ROOT / "experiments/base").glob("*.yaml"))
 PROFILES = sorted(path.stem for path in (ROOT / "experiments/profile").glob("*.yaml"))
 
 
@@ -72,6 +74,27 @@ def test_every_objective_is_a_valid_configuration(objective: str):
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_is_a_valid_configuration(profile: str):
     config.build(config.Config, composed(f"profile={profile}"))
+
+
+def test_sd15_is_the_papers_setting_as_far_as_it_is_known():
+    c = config.build(config.Config, composed("profile=sd15"))
+    assert c.base.source == "sd15" and c.processes * c.trainer.batch_size == 1024 and c.trainer.updates == 50_000
+    assert (c.trainer.generator_learning_rate, c.trainer.discriminator_learning_rate) == (1e-6, 1e-4)
+    assert (c.trainer.beta1, c.objective.step_size, c.objective.r1_weight, c.objective.r1_interval) == (0.0, 250, 1e-5, 16)
+
+
+def test_every_setting_of_sd15_says_how_certain_it_is():
+    lines = (ROOT / "experiments/profile/sd15.yaml").read_text().splitlines()
+    values = [line for line in lines if re.match(r" *(- )?[a-z/_ ]+\w*: \S", line.split("#")[0])]
+    assert len(values) > 30
+    tags = ("confirmed", "recalled", "author's code", "ours")
+    assert [line for line in values if not any(tag in line.partition("#")[2] for tag in tags)] == []
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_every_base_is_a_valid_configuration(base: str):
+    c = config.build(config.Config, composed(f"base={base}", *(["base.path=folder"] if base == "diffusers" else [])))
+    assert c.base.tracked == c.base.path or (ROOT / c.base.tracked).is_file()
 
 
 TIMES = {"step_size": 250, "step_size_max": 0, "timesteps": "grid", "minimum_timestep": 0, "last_timestep_share": 0.0}

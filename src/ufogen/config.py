@@ -105,8 +105,11 @@ class Pretrain:
 class Base:
     """Where the pretrained model comes from."""
 
-    source: Literal["released", "pretrained", "diffusers"] = "released"
-    path: str = "models/nouns-sd"  # a folder; for source=diffusers any Stable Diffusion folder
+    source: Literal["released", "pretrained", "diffusers", "sd15", "sd21", "sdxl"] = "released"
+    path: str = "models/nouns-sd"  # a folder; of Stable Diffusion also a hub id or a single .safetensors file
+    config: str = ""  # of a single file: folder or hub id with its configuration; empty is the family's own hub id
+    allow_pickle: bool = False  # read .bin weights, which can run code when opened
+    tracked: str = "models/nouns-sd"  # file or folder whose change makes `dvc repro` initialize again
 
 
 @dataclass
