@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate import debug_launcher
+from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
 
 from tests import tiny
@@ -13,7 +16,7 @@ from ufogen.data.encoded import EncodedBatch
 from ufogen.randomness import Draws, torch_generator
 from ufogen.training.loop import make_accelerator
 
-GLOBAL_BATCH, UPDATES = 8, 20
+GLOBAL_BATCH, UPDATES = 4, 20
 OBJECTIVE = Objective(
     timesteps="uniform", minimum_timestep=650, step_size=750, last_timestep_share=0.5, r1_weight=0.2, r1_interval=4
 )
@@ -73,7 +76,7 @@ def assert_agree(found: dict, expected: dict) -> None:
     assert (found["weights"] - expected["weights"]).norm() < 2e-3 * moved
 
 
-@pytest.mark.parametrize(("processes", "accumulation"), [(1, 2), (1, 8), (2, 1), (2, 2)])
+@pytest.mark.parametrize(("processes", "accumulation"), [(1, 4), (2, 1), (2, 2)])
 def test_division_of_the_batch_changes_nothing(tmp_path, whole, processes, accumulation):
     assert_agree(result(tmp_path, processes, accumulation=accumulation), whole)
 
@@ -83,3 +86,9 @@ def test_saving_memory_changes_nothing(tmp_path, changes):
     plain, saving = (result(tmp_path, updates=5, **c) for c in ({}, changes))
     torch.testing.assert_close(saving["losses"], plain["losses"])
     torch.testing.assert_close(saving["weights"], plain["weights"])
+
+
+@pytest.mark.parametrize(("name", "engine"), [("one_gpu", "NO"), ("ddp", "MULTI_GPU")])
+def test_launch_configurations_are_those_of_accelerate(name, engine):
+    found = load_config_from_file(str(Path(__file__).parents[2] / "experiments" / "accelerate" / f"{name}.yaml"))
+    assert (found.distributed_type, found.use_cpu) == (engine, False)

@@ -224,13 +224,15 @@ class DiffusionGAN:
     def _update_generator(self, parts: list[Items], generate: Generate) -> dict[str, Tensor]:
         self.optimizer_g.zero_grad()
         scalars, at_last = [], []
-        for part in self._micro_batches(parts, self.generator):
-            x_0_fake, x_s_fake = generate(part, True)
-            loss, found = self._generator_loss(part, x_0_fake, x_s_fake)
-            self.accelerator.backward(loss / len(parts))
-            scalars.append(found)
-            at_last.append(x_0_fake.detach()[part.t == self.schedule.num_timesteps - 1])
-            del x_0_fake, x_s_fake, loss  # and with them the graph, before the next part's is made
+        discriminator = self.accelerator.unwrap_model(self.discriminator, keep_torch_compile=False)
+        with frozen(discriminator):  # the backward pass too, where checkpointing passes D again
+            for part in self._micro_batches(parts, self.generator):
+                x_0_fake, x_s_fake = generate(part, True)
+                loss, found = self._generator_loss(part, x_0_fake, x_s_fake, discriminator)
+                self.accelerator.backward(loss / len(parts))
+                scalars.append(found)
+                at_last.append(x_0_fake.detach()[part.t == self.schedule.num_timesteps - 1])
+                del x_0_fake, x_s_fake, loss  # and with them the graph, before the next part's is made
         self._clip(self.generator)
         self.optimizer_g.step()
         self.average.to(self.accelerator.device)  # accelerate loads it on the CPU
@@ -242,10 +244,11 @@ class DiffusionGAN:
             means["std_last"] = torch.cat(at_last).std()
         return means
 
-    def _generator_loss(self, part: Items, x_0_fake: Tensor, x_s_fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _generator_loss(
+        self, part: Items, x_0_fake: Tensor, x_s_fake: Tensor, discriminator: Discriminator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         o, t, s = self.objective, part.t, part.s
-        discriminator = self.accelerator.unwrap_model(self.discriminator, keep_torch_compile=False)
-        with frozen(discriminator), self.accelerator.autocast():
+        with self.accelerator.autocast():
             loss = losses.generator_loss(discriminator(x_s_fake, s, part.states, part.x_t), o.adversarial)
         scalars = {"loss_g": loss.detach()}
         if o.reconstruction != "none":
