@@ -50,8 +50,9 @@ def state(task: DiffusionGAN) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def test_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path):
-    changes = {"warmup": 2, "decay": "cosine", "updates": RUN["updates"]}
+@pytest.mark.parametrize("engine", [{}, {"accumulation": 2, "ema_device": "cpu", "lora": (2, 2)}], ids=["default", "adapters"])
+def test_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path, engine):
+    changes = {"warmup": 2, "decay": "cosine", "updates": RUN["updates"]} | engine
     objective = Objective(r1_interval=2)
 
     def stopping(step):

@@ -29,9 +29,9 @@ class Table:
     def add(self, step: int, values: dict[str, float]) -> None:
         """Put the line of update `step` behind those of earlier ones and write the file."""
         self.rows = [*self.before(step), {"update": step} | {name: f"{value:.6g}" for name, value in values.items()}]
-        names = sorted({name for row in self.rows for name in row} - {"update"})
+        names = dict.fromkeys(name for row in self.rows for name in row)  # in the order in which they came up
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, ["update", *names], restval="")
+        writer = csv.DictWriter(text, list(names), restval="")
         writer.writeheader()
         writer.writerows(self.rows)
         write_whole(self.path, text.getvalue().encode())
@@ -45,7 +45,7 @@ class CurveLog:
         self.live = Live(str(folder / "live"), save_dvc_exp=False, dvcyaml=None, report=None, resume=resume)
 
     def __call__(self, step: int, means: dict[str, float]) -> None:
-        means = means | self.constants
+        means = dict(sorted((means | self.constants).items()))
         self.table.add(step, means)
         self.live.step = step
         for name, value in means.items():
