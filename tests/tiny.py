@@ -16,6 +16,7 @@ from ufogen.data.encoded import EncodedBatch
 from ufogen.networks import make_networks
 from ufogen.objectives.diffusion_gan import DiffusionGAN
 from ufogen.schedule import Schedule
+from ufogen.training.lora import add_lora
 
 CHANNELS, SIZE, TOKENS, WIDTH = 4, 8, 8, 16
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a noun with red glasses and the head".split()
@@ -63,9 +64,12 @@ def trainer(**changes) -> config.Trainer:
     return config.Trainer(**defaults | {"discriminator_learning_rate": 1e-3, "ema_decay": 0.5} | changes)
 
 
-def task(objective: config.Objective | None = None, seed: int = 0, **changes) -> DiffusionGAN:
-    """A diffusion-GAN on tiny networks; `changes` go to the trainer's settings."""
+def task(objective: config.Objective | None = None, seed: int = 0, lora: tuple[int, int] = (0, 0), **changes) -> DiffusionGAN:
+    """A diffusion-GAN on tiny networks, with adapters of the ranks `lora`; `changes` go to the trainer's settings."""
     generator, discriminator = make_networks(unet(seed), schedule(), "epsilon", objective)
+    for network, rank in zip((generator, discriminator), lora, strict=True):
+        if rank:
+            add_lora(network, rank)
     return DiffusionGAN(generator, discriminator, schedule(), objective or config.Objective(), trainer(**changes))
 
 

@@ -141,7 +141,11 @@ class Trainer:
     """The optimisation of generator and discriminator."""
 
     updates: Count = 700
-    batch_size: Count = 16  # of each process
+    batch_size: Count = 16  # of each process and micro-batch
+    accumulation: Count = 1  # micro-batches of an update
+    optimizer: Literal["adam", "adam8bit"] = "adam"  # adam8bit is that of bitsandbytes
+    generator_lora_rank: int = 0  # 0 trains all weights
+    discriminator_lora_rank: int = 0
     generator_learning_rate: float = 5e-5
     discriminator_learning_rate: float = 3e-4
     generator_interval: Count = 1  # G is updated at every n-th update, ...
@@ -152,6 +156,7 @@ class Trainer:
     decay: Literal["constant", "cosine"] = "cosine"
     gradient_clip: float = 1.0
     ema_decay: float = 0.99
+    ema_device: Literal["accelerator", "cpu"] = "accelerator"  # where the average rests between updates
     checkpoint_every: Count = 100
     log_every: Count = 10
     sample_every: Count = 100
@@ -159,7 +164,8 @@ class Trainer:
     validation_size: Count = 400  # prompts, and twice as many reference images
     keep: Literal["last", "best"] = "best"  # the averaged generator of the last update, or of the lowest validation KID
     precision: Precision = "no"
-    compile: bool = False
+    compile: bool = False  # the U-Nets' repeated blocks
+    gradient_checkpointing: bool = False  # activations are made again in the backward pass
 
 
 @dataclass
