@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import io
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from ufogen import config
 from ufogen.base.autoencoder import decode_latents
-from ufogen.data.encoded import Encoded
+from ufogen.data.encoded import Encoded, EncodedBatch
 from ufogen.data.nouns import Nouns
 from ufogen.errors import UserError
 from ufogen.evaluation import features
 from ufogen.evaluation.alignment import attribute_accuracy
 from ufogen.evaluation.fidelity import fidelity
-from ufogen.files import write_whole
 from ufogen.networks import Generator, make_networks
 from ufogen.objectives.diffusion_gan import DiffusionGAN
 from ufogen.pipeline import load_base
@@ -36,6 +30,7 @@ from ufogen.schedule import Schedule
 from ufogen.stages.common import ARTIFACTS, publish, run, sha256
 from ufogen.stages.prepare import read_pairs
 from ufogen.training.checkpoint import Checkpoint, fingerprint
+from ufogen.training.log import Table
 from ufogen.training.loop import fit, make_accelerator
 
 ARMS = Path("ablations/arms.yaml")
@@ -47,7 +42,7 @@ CODE = tuple(
     for name in (
         "base/autoencoder", "data/encoded", "evaluation/alignment", "evaluation/features", "evaluation/fidelity",
         "losses", "networks", "objectives/diffusion_gan", "optimization", "prediction", "randomness", "sampling", "schedule",
-        "stages/ablate", "training/loop",
+        "stages/ablate", "training/loop", "training/optimizers",
     )
 )  # fmt: skip
 
@@ -76,20 +71,22 @@ def main(c: config.Config) -> None:
     judge = Judge(c, base, schedule, objective.parameterization, seed, accelerator.device)
     work = ARTIFACTS / "checkpoints" / "ablations" / f"{arm}-{seed}"
     began, resumed = time.process_time(), Checkpoint(work, accelerator, identity).exists()
+    curve = Table(work / "curve.csv", resumed)
 
     def look(step: int) -> None:
         if step % c.ablations.curve_every == 0 or step == trainer.updates:
-            with averaged(task, accelerator) as average:
-                judge.curve(average, step, work / "curve.csv")
+            with task.averaged() as average:
+                curve.add(step, judge.curve(average))
 
     fit(
         task, data, accelerator, updates=trainer.updates, seed=seed, folder=work, run=identity,
         checkpoint_every=trainer.checkpoint_every, log_every=trainer.log_every, on_checkpoint=look, description=f"{arm}-{seed}",
     )  # fmt: skip
     seconds = None if resumed else time.process_time() - began  # of a run that was not stopped
-    with averaged(task, accelerator) as average:
+    with task.averaged() as average:
         rows, pictures = judge.final(average)
-        noise = judge.noise_kept(average, Generator(unet, schedule, scheduler.config.prediction_type), data)
+        some = Encoded(ARTIFACTS / "encoded", min(512, len(data)), seed)(0)
+        noise = judge.noise_kept(average, Generator(unet, schedule, scheduler.config.prediction_type), some)
     card = {
         "run": identity, "arm": arm, "seed": seed, "updates": trainer.updates, "batch_size": trainer.batch_size,
         "unet_evaluations": task.unet_evaluations(trainer.updates), "processor_seconds": seconds,
@@ -114,16 +111,6 @@ def finished(arm: str, seed: int) -> str | None:
     """The identity of the run whose result is there."""
     path = RUNS / f"{arm}-{seed}" / "metrics.json"
     return json.loads(path.read_text())["run"] if path.is_file() else None
-
-
-@contextlib.contextmanager
-def averaged(task: DiffusionGAN, accelerator: Accelerator) -> Iterator[Generator]:
-    """The generator, within it with its averaged weights."""
-    generator = accelerator.unwrap_model(task.generator)
-    task.average.store(generator.parameters())
-    task.average.copy_to(generator.parameters())
-    yield generator
-    task.average.restore(generator.parameters())
 
 
 class Judge:
@@ -179,13 +166,14 @@ class Judge:
         return {name: float(f"{found[name]:.6g}") for name in METRICS}
 
     @torch.no_grad()
-    def noise_kept(self, generator: Generator, base: Generator, data: Encoded, n: int = 512) -> dict[int, float]:
+    def noise_kept(self, generator: Generator, base: Generator, batch: EncodedBatch) -> dict[int, float]:
         """kappa by least squares in G(x_t) - m = kappa (x_t - sqrt(abar_t) m), where m is the base's estimate of E[x_0|x_t].
 
         For each t of four-step sampling. A generator that returns the posterior mean has 0; the chained reconstruction at x_s
         has its optimum at a positive kappa (README, "Open questions").
         """
-        x_0, states = torch.from_numpy(data.latents[:n]).float(), torch.from_numpy(data.states[:n]).float()
+        x_0, states = batch.latents.float(), batch.states.float()
+        n = len(x_0)
         found = {}
         for t in step_timesteps(4, self.schedule.num_timesteps):
             times = torch.full((n,), t)
@@ -200,18 +188,9 @@ class Judge:
             found[t] = float((torch.cat(changes) * rest).sum() / rest.square().sum())
         return found
 
-    def curve(self, generator: Generator, step: int, path: Path) -> None:
-        """Append a line on one-step validation samples to curve.csv."""
-        rows = list(csv.DictReader(io.StringIO(path.read_text()))) if path.is_file() else []
-        rows = [row for row in rows if int(row["update"]) < step]  # a resumed run repeats a few
-        images = self.images(generator, self.validation["states"], 1)
-        rows.append({"update": step} | self.measure(images, self.validation))
-        table = io.StringIO()
-        writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, table.getvalue().encode())
+    def curve(self, generator: Generator) -> dict[str, float]:
+        """Metrics of one-step samples for the validation prompts."""
+        return self.measure(self.images(generator, self.validation["states"], 1), self.validation)
 
     def final(self, generator: Generator) -> tuple[list[dict], np.ndarray]:
         """A row of metrics for each number of steps, and the first pictures (steps, n, h, w, 3) uint8."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ufogen import config
-from ufogen.base.denoiser import Chunk, DenoiserTask, validation_loss
+from ufogen.base.denoiser import DenoiserTask, validation_loss
 from ufogen.base.models import build_denoiser, make_scheduler
 from ufogen.base.text import encode_text
 from ufogen.data.encoded import Encoded
@@ -43,10 +43,10 @@ def main(c: config.Config) -> None:
         checkpoint_every=500, log_every=50, description="ablation base",
     )  # fmt: skip
     task.average.copy_to(model.parameters())
-    held = Chunk(torch.from_numpy(data.latents[:1024]), torch.from_numpy(data.states[:1024]))
+    some = Encoded(ARTIFACTS / "encoded", min(1024, len(data)), c.seed)(0)
     metrics = {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "training_loss": validation_loss(model.eval(), held, schedule, round_.prediction_type, c.seed),
+        "training_loss": validation_loss(model.eval(), some, schedule, round_.prediction_type, c.seed),
     }
     with publish(ARTIFACTS / "ablations" / "base") as out:
         model.save_pretrained(out / "unet")
