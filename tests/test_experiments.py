@@ -97,7 +97,14 @@ def test_every_base_is_a_valid_configuration(base: str):
     assert c.base.tracked == c.base.path or (ROOT / c.base.tracked).is_file()
 
 
-TIMES = {"step_size": 250, "step_size_max": 0, "timesteps": "grid", "minimum_timestep": 0, "last_timestep_share": 0.0}
+TIMES = {
+    "step_size": 250,
+    "step_size_max": 0,
+    "timesteps": "grid",
+    "minimum_timestep": 0,
+    "last_timestep_share": 0.0,
+    "mismatched_share": 0.0,
+}
 
 
 @pytest.mark.parametrize(

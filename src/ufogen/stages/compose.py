@@ -41,7 +41,7 @@ def arms(overrides: list[str]) -> dict:
 
 
 def main(overrides: list[str]) -> None:
-    write_whole(Path("params.yaml"), OmegaConf.to_yaml(parameters(overrides)).encode())
+    write_whole(Path("params.yaml"), OmegaConf.to_yaml(parameters(overrides), resolve=True).encode())
     write_whole(Path("ablations/arms.yaml"), (HEADER + OmegaConf.to_yaml(OmegaConf.create(arms(overrides)))).encode())
 
 

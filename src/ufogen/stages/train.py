@@ -15,12 +15,15 @@ import torch
 
 from ufogen import config
 from ufogen.data.encoded import Encoded
+from ufogen.data.streamed import Streamed
+from ufogen.errors import UserError
 from ufogen.losses import EQUILIBRIUM
 from ufogen.networks import make_networks
 from ufogen.objectives.diffusion_gan import DiffusionGAN
 from ufogen.pipeline import load_base
 from ufogen.schedule import Schedule
 from ufogen.stages.common import ARTIFACTS, publish, run, sha256
+from ufogen.stages.training_data import open_training_data
 from ufogen.stages.validation import Validation
 from ufogen.training.checkpoint import Checkpoint, fingerprint
 from ufogen.training.log import CurveLog
@@ -29,7 +32,16 @@ from ufogen.training.lora import add_lora, save_generator
 
 
 def main(c: config.Config) -> None:
-    """Write artifacts/train: the averaged generator's weights, curves and one-step samples from fixed noise."""
+    """Write artifacts/train: the averaged generator's weights, curves and one-step samples from fixed noise.
+
+    Samples and validation need the prompts of data.source=nouns; other sources have curves alone, and keep the last update.
+    Raises `UserError` where trainer.keep is `best` for such a source.
+    """
+    validates = c.data.source == "nouns"
+    if c.trainer.keep == "best" and not validates:
+        raise UserError(
+            f"parameter trainer.keep is best; allowed with data.source {c.data.source}, which has no validation: last"
+        )
     tr, accelerator = c.trainer, make_accelerator(c.device, c.trainer.precision)
     base = load_base(ARTIFACTS / "base")
     schedule = Schedule.from_scheduler(base.scheduler)
@@ -39,8 +51,7 @@ def main(c: config.Config) -> None:
         if rank:
             add_lora(network, rank)
     task = DiffusionGAN(*networks, schedule, c.objective, tr)
-    pairs = tr.batch_size * tr.accumulation
-    data = Encoded(ARTIFACTS / "encoded", pairs, c.seed, accelerator.process_index, accelerator.num_processes)
+    data = open_training_data(c, accelerator, base)
     work = ARTIFACTS / "checkpoints" / "train"
     run_id = fingerprint(
         c.seed, config.to_dict(c.objective), config.to_dict(tr), data.card, accelerator.num_processes,
@@ -51,7 +62,8 @@ def main(c: config.Config) -> None:
     log = validation = None
     if accelerator.is_main_process:
         log = CurveLog(work, {"equilibrium": EQUILIBRIUM[c.objective.adversarial]}, resume)
-        validation = Validation(c, base, schedule, work, accelerator.device, resume)
+        if validates:
+            validation = Validation(c, base, schedule, work, accelerator.device, resume)
 
     def look(step: int) -> None:
         draw, measure = (step % every == 0 or step == tr.updates for every in (tr.sample_every, tr.validate_every))
@@ -72,15 +84,16 @@ def main(c: config.Config) -> None:
             else:
                 with task.averaged() as generator:
                     save_generator(generator.unet, out)
-            for name in ("curves.csv", "validation.csv"):
-                shutil.copy(work / name, out / name)
-            shutil.copytree(work / "samples", out / "samples")
+            shutil.copy(work / "curves.csv", out / "curves.csv")
+            if validates:
+                shutil.copy(work / "validation.csv", out / "validation.csv")
+                shutil.copytree(work / "samples", out / "samples")
             kept = validation.best if tr.keep == "best" else tr.updates
             (out / "card.json").write_text(json.dumps(training_card(c, task, data, kept), indent=2))
     resumable.clear()
 
 
-def training_card(c: config.Config, task: DiffusionGAN, data: Encoded, kept: int) -> dict:
+def training_card(c: config.Config, task: DiffusionGAN, data: Encoded | Streamed, kept: int) -> dict:
     """What the run was: settings, sizes and the number of U-Net passes, for comparison at equal compute."""
     return {
         "seed": c.seed,
