@@ -207,6 +207,35 @@ class Ablations:
 
 
 @dataclass
+class CocoSize:
+    """Prompts of a split, and samples of each method; the published numbers are of these."""
+
+    val2017: Count = 5000
+    val2014: Count = 30000
+
+
+@dataclass
+class Coco:
+    """The paper's zero-shot evaluation (coco/dvc.yaml)."""
+
+    folder: str = "datasets/coco"  # annotations/captions_SPLIT.json, and the images in SPLIT
+    split: Literal["val2017", "val2014"] = "val2017"  # the stages of coco/dvc.yaml set it
+    size: CocoSize = field(default_factory=CocoSize)
+    base: str = "artifacts/base"  # any Stable Diffusion folder: text encoder, autoencoder, and the teacher
+    generator: str = "artifacts/ufogen"  # any folder whose `unet` is a generator trained from that base
+    methods: list[str] = field(default_factory=lambda: ["ufogen", "dpm++"])  # ufogen, and the teacher's ddim and dpm++
+    ufogen_steps: list[Count] = field(default_factory=lambda: [1, 2, 4])
+    teacher_steps: list[Count] = field(default_factory=lambda: [8, 25])
+    guidance: float = 3.0  # of the teacher
+    batch_size: Count = 16  # samples of a shard, and images at a time in the metrics
+    precision: Precision = "no"  # an epsilon network's rounding error counts 14.6 times at t = T
+    inception_weights: str = ""  # a file; empty: torch-fidelity's own, downloaded once
+    clip: list[str] = field(  # folders in transformers' layout, or names on the hub
+        default_factory=lambda: ["laion/CLIP-ViT-g-14-laion2B-s12B-b42K", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"]
+    )
+
+
+@dataclass
 class Config:
     """The whole of params.yaml."""
 
@@ -223,6 +252,7 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
     laboratory: Laboratory = field(default_factory=Laboratory)
     ablations: Ablations = field(default_factory=Ablations)
+    coco: Coco = field(default_factory=Coco)
 
 
 def load(path: str | Path = "params.yaml", overrides: list[str] | None = None) -> Config:
