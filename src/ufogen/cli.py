@@ -1,4 +1,4 @@
-"""The command line: `ufogen sample | edit | inpaint | export | info`.
+"""The command line: `ufogen sample | edit | inpaint | export | info | demo`.
 
 Exit status: 0 when done, 1 with one line `error: ...` on stderr for bad input, 2 for wrong usage, 130 when interrupted.
 torch and diffusers are imported inside the commands, so that --help is instant.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import io
 import json
 import math
@@ -54,6 +55,9 @@ EXAMPLES = {
   ufogen info                      the released model
   ufogen info artifacts/ufogen     a model folder
   ufogen info grid.png             how a picture was made""",
+    "demo": """\
+  ufogen demo
+  ufogen demo --model artifacts/ufogen --base artifacts/base --port 8080""",
 }
 
 
@@ -142,6 +146,20 @@ def info(a: argparse.Namespace) -> None:
     _say(a, report, "\n".join(f"{key:<16} {plain(value)}" for key, value in report.items()))
 
 
+def demo(a: argparse.Namespace) -> None:
+    """Serve a page that draws while you type, beside the many-step teacher, until it is interrupted."""
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("the page needs gradio, which is not installed: pip install 'ufogen[demo]'")
+    model = _load(a)
+    from ufogen.api import UFOGen, released_base
+    from ufogen.demo import serve
+    from ufogen.demo_model import Studio
+
+    base = released_base() if a.base is None and a.model is None else a.base
+    studio = Studio(model, None if base is None else UFOGen.from_pretrained(base, device=a.device))
+    serve(studio, a.host, a.port, lambda url: _say(a, {"url": url}, f"{url} (stop with Ctrl-C)"))
+
+
 def _parser() -> argparse.ArgumentParser:
     kind = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = argparse.ArgumentParser("ufogen", description="Text to image in one step.", epilog=_epilog("ufogen"), **kind)
@@ -194,6 +212,12 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command(info, "describe a model, or how a picture was made")
     added.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="model folder or PNG (default: the released model)")
+
+    added = command(demo, "serve a page that draws while you type")
+    added.add_argument("--model", type=Path, help="model folder (default: the released model)")
+    added.add_argument("--base", type=Path, help="folder of its teacher (default: the released model's base for that model)")
+    added.add_argument("--host", default="127.0.0.1", help="address to serve at; 0.0.0.0 is open to all (default: 127.0.0.1)")
+    added.add_argument("--port", type=int, help="port to serve at (default: the first free one from 7860)")
     return parser
 
 
@@ -361,7 +385,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _say(a: argparse.Namespace, report: dict, line: str) -> None:
-    print(json.dumps(report) if a.json else line)
+    print(json.dumps(report) if a.json else line, flush=True)
 
 
 if __name__ == "__main__":
