@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def load_controlnet(folder: Path, pipeline: StableDiffusionPipeline) -> ControlN
     except Exception as error:  # diffusers raises many kinds for damaged files
         raise UserError(f"control network {folder} cannot be loaded: {' '.join(str(error).split())}") from error
     for name in MATCHED:
-        theirs, ours = control.config[name], pipeline.unet.config[name]
+        theirs, ours = (json.dumps(part.config[name]) for part in (control, pipeline.unet))  # as a file a tuple is a list
         if theirs != ours:
             raise UserError(f"control network {folder} is for another model: its {name} is {theirs}, this model's {ours}")
     return control.to(pipeline.device).eval()

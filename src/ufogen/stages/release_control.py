@@ -25,8 +25,8 @@ tags: [controlnet, ufogen]
 # Edges for nouns-sd and nouns-ufogen
 
 A `ControlNetModel` that was trained on the base `nouns-sd` alone, {updates} updates of batch {batch_size}, and steers the
-one-step model made from it. It reads white lines on black at the picture's size: the pixels that differ from their right or lower
-neighbour by {threshold} or more of 255 in a channel (`ufogen.applications.edges.edge_map`).
+one-step model made from it. It reads white lines on black at the picture's size: the pixels that differ from their right or
+lower neighbour by {threshold} or more of 255 in a channel (`ufogen.applications.edges.edge_map`).
 
 ```
 ufogen control noun.png "a noun with a shark head" -o controlled.png
