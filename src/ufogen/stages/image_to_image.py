@@ -52,9 +52,10 @@ def main(c: config.Config) -> None:
     of_sources = features.extract(sources, device=device)
     table = []
 
-    def measure(method: str, strength: float, images: np.ndarray) -> None:
+    def measure(method: str, strength: float | None, images: np.ndarray) -> None:
+        t = None if strength is None else strength_timestep(strength, samplers.schedule.num_timesteps)
         table.append({
-            "method": method, "strength": strength, "timestep": strength_timestep(strength, samplers.schedule.num_timesteps),
+            "method": method, "strength": strength, "timestep": t,
             "seed": c.seed, "n": n, "mse": mean_squared_error(images, sources),
             "feature_distance": feature_distance(features.extract(images, device=device), of_sources),
             "attribute_accuracy": attribute_accuracy(images, asked.parts[:n], asked.mentioned[:n], nouns)["mean"],
@@ -72,7 +73,7 @@ def main(c: config.Config) -> None:
                 images = np.concatenate([decode_latents(part, base.vae) for part in edited])
                 measure(method, strength, images)
                 np.save(out / f"{method.split()[0]}-{strength:.2f}.npy", images)
-    measure("real", 1.0, np.array(asked.images[:n]))
+    measure("real", None, np.array(asked.images[:n]))
 
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
