@@ -30,6 +30,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from ufogen.applications.drawing import controlled_draw, load_controlnet
 from ufogen.base.autoencoder import decode_latents, encode_images
 from ufogen.base.models import assemble, load_pipeline
 from ufogen.base.text import encode_text
@@ -42,6 +43,7 @@ from ufogen.schedule import CLEAN
 
 RELEASED = "nouns-ufogen"  # U-Net and scheduler of the released one-step model
 RELEASED_BASE = "nouns-sd"  # whose autoencoder it uses
+RELEASED_CONTROL = "nouns-control"  # the ControlNet that was trained on that base
 LAST_SEED = 2**32 - 1  # torch's generator on a CPU reads 32 bits: a greater seed would repeat a smaller one's picture
 MAX_PICTURES = 100_000  # in one call
 DTYPES = ("float32", "float16", "bfloat16")
@@ -215,6 +217,30 @@ class UFOGen:
             ).images  # fmt: skip
             return [Image.fromarray(np.where(drawn[..., None], new, source)) for new in images]
 
+        return self._each(draw, prompts, seed, n, batch_size, progress)
+
+    def control(
+        self,
+        image: Picture,
+        prompt: str | Sequence[str],
+        seed: Seeds = 0,
+        *,
+        controlnet: str | Path | None = None,
+        scale: float = 1.0,
+        steps: int = 1,
+        n: int = 1,
+        batch_size: int = 1,
+        progress: bool = False,
+    ) -> list[Image.Image]:
+        """Draw pictures with the edges of an image, which is cut to a square and resized, by a ControlNet of the base.
+
+        controlnet: its folder; without it the released one. scale: 0 leaves the edges out, 1 is what it was trained with.
+        """
+        prompts, source = _prompts(prompt), open_image(image, self.image_size)
+        step_timesteps(steps, self._num_timesteps)
+        folder = released_folder().with_name(RELEASED_CONTROL) if controlnet is None else Path(controlnet)
+        with _quiet():
+            draw = controlled_draw(self.pipeline, load_controlnet(folder, self.pipeline), source, scale, steps)
         return self._each(draw, prompts, seed, n, batch_size, progress)
 
     def interpolate(

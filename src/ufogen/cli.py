@@ -1,4 +1,4 @@
-"""The command line: `ufogen sample | edit | inpaint | export | info | demo`.
+"""The command line: `ufogen sample | edit | inpaint | control | export | info | demo`.
 
 Exit status: 0 when done, 1 with one line `error: ...` on stderr for bad input, 2 for wrong usage, 130 when interrupted.
 torch and diffusers are imported inside the commands, so that --help is instant.
@@ -48,6 +48,8 @@ EXAMPLES = {
   ufogen edit photo.jpg "a noun with a shark head" --strength 0.7 -n 4 -o edited.png""",
     "inpaint": """\
   ufogen inpaint noun.png mask.png "a noun with a shark head" --seed 5 -o inpainted.png""",
+    "control": """\
+  ufogen control noun.png "a noun with a shark head" --seed 5 -n 4 -o controlled.png""",
     "export": """\
   ufogen export models/nouns-ufogen shark-maker --fp16
   ufogen export artifacts/ufogen shark-maker --license apache-2.0 --force""",
@@ -103,6 +105,13 @@ def inpaint(a: argparse.Namespace) -> None:
         return model.inpaint(a.image, a.mask, prompts, strength=a.strength, **settings)
 
     _draw(a, [a.prompt], draw, image=a.image.name, mask=a.mask.name, strength=a.strength)
+
+
+def control(a: argparse.Namespace) -> None:
+    """Draw pictures that keep to the edges of an image."""
+    asked = {"controlnet": a.controlnet, "scale": a.control_scale}
+    record = {"image": a.image.name, "control_scale": a.control_scale}
+    _draw(a, [a.prompt], lambda model, prompts, **settings: model.control(a.image, prompts, **asked, **settings), **record)
 
 
 def export(a: argparse.Namespace) -> None:
@@ -202,6 +211,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("mask", type=Path, help="image of the same shape, white where to draw")
     added.add_argument("prompt", help="what the whole picture should show")
     added.add_argument("--strength", type=float, default=1.0, help="below 1 something of what was there stays (default: 1)")
+
+    added = drawing(control, "draw with the edges of an image", steps=1)
+    added.add_argument("image", type=Path, help="any image; the edges of its middle square are kept")
+    added.add_argument("prompt", help="what the picture should show")
+    added.add_argument("--controlnet", type=Path, help="ControlNet's folder (default: the released one)")
+    added.add_argument("--control-scale", type=float, default=1.0, help="0 leaves the edges out (default: 1)")
 
     added = command(export, "write a standard diffusers folder")
     added.add_argument("source", type=Path, metavar="SRC", help="model folder")

@@ -236,6 +236,33 @@ class Coco:
 
 
 @dataclass
+class ControlTraining:
+    """How long a control network is trained."""
+
+    updates: Count = 1000
+    learning_rate: float = 1e-3
+
+
+@dataclass
+class Applications:
+    """Control by edges and image-to-image (applications/dvc.yaml)."""
+
+    controlnet: ControlTraining = field(default_factory=ControlTraining)
+    adapter: ControlTraining = field(default_factory=ControlTraining)
+    batch_size: Count = 32
+    warmup: int = 50
+    timesteps: Literal["uniform", "cubic"] = "cubic"  # cubic draws the late ones more often, as T2I-Adapter does
+    caption_dropout: float = 0.1
+    precision: Precision = "no"
+    checkpoint_every: Count = 100
+    log_every: Count = 10
+    scale: float = 1.0  # what the control networks add is multiplied by it when sampling
+    teacher_steps: Count = 25  # of DDIM
+    samples: Count = 500  # images measured
+    strengths: Count = 10  # of image-to-image: 1 / strengths ... 1
+
+
+@dataclass
 class Config:
     """The whole of params.yaml."""
 
@@ -250,6 +277,7 @@ class Config:
     trainer: Trainer = field(default_factory=Trainer)
     sampler: Sampler = field(default_factory=Sampler)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    applications: Applications = field(default_factory=Applications)
     laboratory: Laboratory = field(default_factory=Laboratory)
     ablations: Ablations = field(default_factory=Ablations)
     coco: Coco = field(default_factory=Coco)

@@ -95,6 +95,27 @@ def test_same_seed_gives_the_same_weights(reproduced: Path):
     assert weights.read_bytes() == before
 
 
+def test_applications_write_every_result(reproduced: Path):
+    command(reproduced, "dvc", "repro", "applications/dvc.yaml")
+    with (reproduced / "paper/results/control.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    kinds = ("none", "controlnet", "adapter")
+    expected = {(method, kind) for method in ("ufogen", "teacher") for kind in kinds} | {("real", "autoencoder")}
+    assert {(row["method"], row["control"]) for row in rows} == expected
+    assert all(0 <= float(row["edge_f1"]) <= 1 and np.isfinite(float(row["kid_lite0"])) for row in rows)
+    with (reproduced / "paper/results/image_to_image.csv").open() as file:
+        strengths = [float(row["strength"]) for row in csv.DictReader(file) if row["method"] == "ufogen"]
+    assert strengths == [0.0, 0.5, 1.0]
+    names = {"control.png", "image_to_image.png", "interpolation.png", "curves.png"}
+    assert {path.name for path in (reproduced / "paper/applications").iterdir()} == names
+    command(reproduced, "ufogen.stages.release_control")
+    command(
+        reproduced, "ufogen.cli", "control", "paper/applications/control.png", "a noun", "--model", "artifacts/ufogen",
+        "--controlnet", "models/nouns-control", "-o", "controlled.png",
+    )  # fmt: skip
+    assert (reproduced / "controlled.png").is_file()
+
+
 def test_bad_parameter_is_one_clear_line(reproduced: Path):
     done = command(reproduced, "ufogen.stages.train", "trainer.updats=3", check=False)
     assert done.returncode == 1
