@@ -13,6 +13,7 @@ from ufogen import config
 
 ROOT = Path(__file__).parents[1]
 OBJECTIVES = sorted(path.stem for path in (ROOT / "experiments/objective").glob("*.yaml"))
+DATA = sorted(path.stem for path in (ROOT / "experiments/data").glob("*.yaml"))
 PROFILES = sorted(path.stem for path in (ROOT / "experiments/profile").glob("*.yaml"))
 
 
@@ -32,6 +33,11 @@ def test_params_yaml_states_every_parameter():
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_is_a_valid_configuration(objective: str):
     config.build(config.Config, composed(f"objective={objective}"))
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_every_data_source_is_a_valid_configuration(data: str):
+    assert config.build(config.Config, composed(f"data={data}")).data.source == data
 
 
 @pytest.mark.parametrize("profile", PROFILES)
