@@ -105,8 +105,11 @@ class Pretrain:
 class Base:
     """Where the pretrained model comes from."""
 
-    source: Literal["released", "pretrained", "diffusers"] = "released"
-    path: str = "models/nouns-sd"  # a folder; for source=diffusers any Stable Diffusion folder
+    source: Literal["released", "pretrained", "diffusers", "sd15", "sd21", "sdxl"] = "released"
+    path: str = "models/nouns-sd"  # a folder; of Stable Diffusion also a hub id or a single .safetensors file
+    config: str = ""  # of a single file: folder or hub id with its configuration; empty is the family's own hub id
+    allow_pickle: bool = False  # read .bin weights, which can run code when opened
+    tracked: str = "models/nouns-sd"  # file or folder whose change makes `dvc repro` initialize again
 
 
 @dataclass
@@ -138,7 +141,11 @@ class Trainer:
     """The optimisation of generator and discriminator."""
 
     updates: Count = 700
-    batch_size: Count = 16  # of each process
+    batch_size: Count = 16  # of each process and micro-batch
+    accumulation: Count = 1  # micro-batches of an update
+    optimizer: Literal["adam", "adam8bit"] = "adam"  # adam8bit is that of bitsandbytes
+    generator_lora_rank: int = 0  # 0 trains all weights
+    discriminator_lora_rank: int = 0
     generator_learning_rate: float = 5e-5
     discriminator_learning_rate: float = 3e-4
     generator_interval: Count = 1  # G is updated at every n-th update, ...
@@ -149,6 +156,7 @@ class Trainer:
     decay: Literal["constant", "cosine"] = "cosine"
     gradient_clip: float = 1.0
     ema_decay: float = 0.99
+    ema_device: Literal["accelerator", "cpu"] = "accelerator"  # where the average rests between updates
     checkpoint_every: Count = 100
     log_every: Count = 10
     sample_every: Count = 100
@@ -156,7 +164,8 @@ class Trainer:
     validation_size: Count = 400  # prompts, and twice as many reference images
     keep: Literal["last", "best"] = "best"  # the averaged generator of the last update, or of the lowest validation KID
     precision: Precision = "no"
-    compile: bool = False
+    compile: bool = False  # the U-Nets' repeated blocks
+    gradient_checkpointing: bool = False  # activations are made again in the backward pass
 
 
 @dataclass
@@ -184,6 +193,49 @@ class Evaluation:
 
 
 @dataclass
+class Ablations:
+    """The ablation study: a smaller denoiser than the main chain's, so that many arms fit into an afternoon of two cores."""
+
+    base: Denoiser = field(default_factory=lambda: Denoiser(channels=[32, 64, 64], rounds=[DenoiserRound()]))
+    arm: str = "ufogen"  # a file of experiments/ablation
+    updates: Count = 240  # of every arm
+    steps: list[Count] = field(default_factory=lambda: [1, 2, 4])  # of sampling
+    evaluation_size: Count = 400  # prompts of the evaluation set
+    curve_size: Count = 150  # prompts of the validation set, for quality against updates ...
+    curve_every: Count = 60  # ... measured this often
+    pictures: Count = 8  # kept of each arm
+
+
+@dataclass
+class CocoSize:
+    """Prompts of a split, and samples of each method; the published numbers are of these."""
+
+    val2017: Count = 5000
+    val2014: Count = 30000
+
+
+@dataclass
+class Coco:
+    """The paper's zero-shot evaluation (coco/dvc.yaml)."""
+
+    folder: str = "datasets/coco"  # annotations/captions_SPLIT.json, and the images in SPLIT
+    split: Literal["val2017", "val2014"] = "val2017"  # the stages of coco/dvc.yaml set it
+    size: CocoSize = field(default_factory=CocoSize)
+    base: str = "artifacts/base"  # any Stable Diffusion folder: text encoder, autoencoder, and the teacher
+    generator: str = "artifacts/ufogen"  # any folder whose `unet` is a generator trained from that base
+    methods: list[str] = field(default_factory=lambda: ["ufogen", "dpm++"])  # ufogen, and the teacher's ddim and dpm++
+    ufogen_steps: list[Count] = field(default_factory=lambda: [1, 2, 4])
+    teacher_steps: list[Count] = field(default_factory=lambda: [8, 25])
+    guidance: float = 3.0  # of the teacher
+    batch_size: Count = 16  # samples of a shard, and images at a time in the metrics
+    precision: Precision = "no"  # an epsilon network's rounding error counts 14.6 times at t = T
+    inception_weights: str = ""  # a file; empty: torch-fidelity's own, downloaded once
+    clip: list[str] = field(  # folders in transformers' layout, or names on the hub
+        default_factory=lambda: ["laion/CLIP-ViT-g-14-laion2B-s12B-b42K", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"]
+    )
+
+
+@dataclass
 class Config:
     """The whole of params.yaml."""
 
@@ -199,6 +251,8 @@ class Config:
     sampler: Sampler = field(default_factory=Sampler)
     evaluation: Evaluation = field(default_factory=Evaluation)
     laboratory: Laboratory = field(default_factory=Laboratory)
+    ablations: Ablations = field(default_factory=Ablations)
+    coco: Coco = field(default_factory=Coco)
 
 
 def load(path: str | Path = "params.yaml", overrides: list[str] | None = None) -> Config:

@@ -21,7 +21,7 @@ def open_training_data(c: config.Config, accelerator: Accelerator, base: StableD
     Raises `UserError` where the encoded data is missing or was made with other settings.
     """
     rank, world_size = accelerator.process_index, accelerator.num_processes
-    share = (c.trainer.batch_size, c.seed, rank, world_size)
+    share = (c.trainer.batch_size * c.trainer.accumulation, c.seed, rank, world_size)
     if c.data.source == "nouns":
         return Encoded(ARTIFACTS / "encoded", *share)
     if c.data.source == "coco":
