@@ -17,6 +17,7 @@ from ufogen.stages import compose as compose_stage
 ROOT = Path(__file__).parents[1]
 OBJECTIVES = sorted(path.stem for path in (ROOT / "experiments/objective").glob("*.yaml"))
 BASES = sorted(path.stem for path in (ROOT / "experiments/base").glob("*.yaml"))
+DATA = sorted(path.stem for path in (ROOT / "experiments/data").glob("*.yaml"))
 PROFILES = sorted(path.stem for path in (ROOT / "experiments/profile").glob("*.yaml"))
 
 
@@ -69,6 +70,11 @@ def test_the_arms_identity_covers_the_code_that_its_stage_depends_on():
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_is_a_valid_configuration(objective: str):
     config.build(config.Config, composed(f"objective={objective}"))
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_every_data_source_is_a_valid_configuration(data: str):
+    assert config.build(config.Config, composed(f"data={data}")).data.source == data
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -1,5 +1,8 @@
 """Tar shards: what is found in them, what is left out and why, and the index."""
 
+import multiprocessing
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -107,6 +110,18 @@ def test_processes_share_the_indexing(tmp_path):
     assert len(open_shards(settings, index, rank=1, world_size=2, wait=wait)) == 5
     assert done == ["00001", "00003"]
     assert sorted(path.name for path in index.iterdir()) == [f"{s:05d}.npz" for s in range(5)]
+
+
+def test_processes_that_index_the_same_shards_at_once_do_not_collide(tmp_path):
+    for s in range(4):
+        write_shard(tmp_path / f"{s:05d}.tar", [Pair(s) for s in range(50)])
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        assert pool.map(count, [tmp_path] * 4) == [200] * 4
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [f"{s:05d}.npz" for s in range(4)]
+
+
+def count(folder: Path) -> int:
+    return len(opened(folder))
 
 
 def test_keys_do_not_depend_on_filters_or_other_shards(tmp_path):

@@ -99,16 +99,12 @@ def test_finished_encoding_is_kept_and_takes_up_new_shards(place):
     encode.main(c)
     before = arrays("artifacts/encoded")
     written = {path.name: path.stat().st_mtime_ns for path in Path("artifacts/encoded").glob("*.npy")}
-    encode.main(settings_with_one_more(place, c))
+    write_shard(place / "shards" / "00007.tar", [Pair(1000 + i, caption="a noun") for i in range(SIZE)])
+    encode.main(c)
     after = arrays("artifacts/encoded")
     assert {name: after[name] for name in before} == before and len(after) == 6
     assert all(Path("artifacts/encoded", name).stat().st_mtime_ns == time_ for name, time_ in written.items())
     assert len(Encoded("artifacts/encoded", 2, seed=0)) == 3 * SIZE
-
-
-def settings_with_one_more(place: Path, c: config.Config) -> config.Config:
-    write_shard(place / "shards" / "00007.tar", [Pair(1000 + i, caption="a noun") for i in range(SIZE)])
-    return c
 
 
 def test_another_setting_is_not_mixed_in(place):
@@ -125,6 +121,7 @@ def test_another_setting_is_not_mixed_in(place):
     open_training_data(other, Accelerator(cpu=True), load_base("artifacts/base"))
 
 
+@pytest.mark.slow
 def test_killed_stage_goes_on_with_two_processes_and_gives_the_same_bytes(place):
     c = settings(place, 24)
     process = start(place)
