@@ -108,7 +108,7 @@ def test_help_needs_no_heavy_import_and_shows_examples():
     assert 'ufogen sample "a noun with a shark head" --seed 3 -n 16 -o grid.png' in done.stdout
 
 
-@pytest.mark.parametrize("command", ["sample", "edit", "inpaint", "export", "info"])
+@pytest.mark.parametrize("command", ["sample", "edit", "inpaint", "export", "info", "plan"])
 def test_every_command_has_help_with_examples(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])
@@ -116,7 +116,7 @@ def test_every_command_has_help_with_examples(command, capsys):
     assert f"examples:\n  ufogen {command} " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["ufogen", "sample", "edit", "inpaint", "export", "info"])
+@pytest.mark.parametrize("command", ["ufogen", "sample", "edit", "inpaint", "export", "info", "plan"])
 def test_examples_are_valid_usage(command):
     for line in cli.EXAMPLES[command].splitlines():
         said = line.split("     ")[0].split("|")[0]  # without the remark beside it

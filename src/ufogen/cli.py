@@ -1,4 +1,4 @@
-"""The command line: `ufogen sample | edit | inpaint | export | info`.
+"""The command line: `ufogen sample | edit | inpaint | export | info | plan`.
 
 Exit status: 0 when done, 1 with one line `error: ...` on stderr for bad input, 2 for wrong usage, 130 when interrupted.
 torch and diffusers are imported inside the commands, so that --help is instant.
@@ -54,6 +54,9 @@ EXAMPLES = {
   ufogen info                      the released model
   ufogen info artifacts/ufogen     a model folder
   ufogen info grid.png             how a picture was made""",
+    "plan": """\
+  ufogen plan profile=sd15 --gpus 8 --gpu h100-80gb
+  ufogen plan profile=sd15 trainer.batch_size=1 trainer.precision=no --json""",
 }
 
 
@@ -142,6 +145,18 @@ def info(a: argparse.Namespace) -> None:
     _say(a, report, "\n".join(f"{key:<16} {plain(value)}" for key, value in report.items()))
 
 
+def plan(a: argparse.Namespace) -> None:
+    """Say what a training run takes, before it is paid for: memory by part, FLOPs, hours, and whether it fits.
+
+    The parameters are composed from experiments/, so run it from the repository's root.
+    """
+    _quiet()
+    from ufogen.plan import composed, described, make_plan
+
+    report = make_plan(composed(a.overrides), a.gpus, a.gpu, a.mfu)
+    _say(a, report, described(report))
+
+
 def _parser() -> argparse.ArgumentParser:
     kind = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = argparse.ArgumentParser("ufogen", description="Text to image in one step.", epilog=_epilog("ufogen"), **kind)
@@ -153,11 +168,15 @@ def _parser() -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=line, description=function.__doc__, epilog=_epilog(name), **kind)
         added.set_defaults(command=function, name=name)
         added.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+        return added
+
+    def loading(function: Any, line: str) -> argparse.ArgumentParser:
+        added = command(function, line)
         added.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
         return added
 
     def drawing(function: Any, line: str, steps: int) -> argparse.ArgumentParser:
-        added = command(function, line)
+        added = loading(function, line)
         name = function.__name__
         default = f"{name}.png"
         added.add_argument("-o", "--output", default=default, help=f"PNG file, or a folder: FOLDER/ (default: {default})")
@@ -185,15 +204,23 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("prompt", help="what the whole picture should show")
     added.add_argument("--strength", type=float, default=1.0, help="below 1 something of what was there stays (default: 1)")
 
-    added = command(export, "write a standard diffusers folder")
+    added = loading(export, "write a standard diffusers folder")
     added.add_argument("source", type=Path, metavar="SRC", help="model folder")
     added.add_argument("target", type=Path, metavar="DST", help="folder to write")
     added.add_argument("--fp16", action="store_true", help="weights in half precision")
     added.add_argument("--license", help="licence for the card (default: that of SRC's card)")
     added.add_argument("--force", action="store_true", help="replace a model that stands at DST")
 
-    added = command(info, "describe a model, or how a picture was made")
+    added = loading(info, "describe a model, or how a picture was made")
     added.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="model folder or PNG (default: the released model)")
+
+    added = command(plan, "say what a training run takes")
+    added.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="as of dvc exp run -S: profile=sd15, trainer.updates=100"
+    )
+    added.add_argument("--gpus", type=int, metavar="N", help="that share the batch (default: processes of the parameters)")
+    added.add_argument("--gpu", default="h100-80gb", help="their kind; an unknown one lists all (default: h100-80gb)")
+    added.add_argument("--mfu", type=float, default=0.35, help="assumed share of the peak FLOP/s (default: 0.35)")
     return parser
 
 
@@ -222,10 +249,14 @@ def _shortage(error: Exception) -> str | None:
     return failure and f"cannot write {failure[0] or 'the output'}: {failure[1]}"
 
 
-def _load(a: argparse.Namespace) -> UFOGen:
+def _quiet() -> None:
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore")
+
+
+def _load(a: argparse.Namespace) -> UFOGen:
+    _quiet()
     import diffusers
     import transformers
 
