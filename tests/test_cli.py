@@ -109,15 +109,15 @@ def test_help_needs_no_heavy_import_and_shows_examples():
     assert 'ufogen sample "a noun with a shark head" --seed 3 -n 16 -o grid.png' in done.stdout
 
 
-@pytest.mark.parametrize("command", ["sample", "edit", "inpaint", "control", "export", "info", "demo"])
+@pytest.mark.parametrize("command", ["sample", "edit", "inpaint", "control", "export", "info", "demo", "plan"])
 def test_every_command_has_help_with_examples(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])
     assert stopped.value.code == 0
-    assert f"examples:\n  ufogen {command} " in capsys.readouterr().out
+    assert f"examples:\n  ufogen {command}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["ufogen", "sample", "edit", "inpaint", "control", "export", "info", "demo"])
+@pytest.mark.parametrize("command", ["ufogen", "sample", "edit", "inpaint", "control", "export", "info", "demo", "plan"])
 def test_examples_are_valid_usage(command):
     for line in cli.EXAMPLES[command].splitlines():
         said = line.split("     ")[0].split("|")[0]  # without the remark beside it
