@@ -1,7 +1,7 @@
 """Control of a frozen denoiser by edges: ControlNet (arXiv 2302.05543) and T2I-Adapter (arXiv 2302.08453).
 
 A control network is trained on the base with the base's own denoising loss. It then steers the one-step generator, which
-began as a copy of the base, without any training of its own; this is how the paper uses them.
+began as a copy of the base, without being trained with it.
 """
 
 from __future__ import annotations
