@@ -106,7 +106,7 @@ class EncodedWithEdges(Encoded):
         self.images = images
 
     def __call__(self, step: int) -> ControlBatch:
-        batch, index = super().__call__(step), np.sort(self._index(step))
+        batch, index = super().__call__(step), self.order(step)
         return ControlBatch(batch.latents, batch.states, edge_map(self.images[index]))
 
 
