@@ -97,7 +97,7 @@ def make_plan(c: config.Config, gpus: int | None = None, gpu: str = "h100-80gb",
         "hours": c.trainer.updates * together / rate / 3600,
     }  # fmt: skip
     return report | {
-        mode: _memory(found, sum(states.values()), batch, card.memory, bool(c.objective.r1_weight))
+        mode: memory(found, sum(states.values()), batch, card.memory, bool(c.objective.r1_weight))
         for mode, found in kept.items()
     }
 
@@ -112,7 +112,7 @@ def state_bytes(generator: int, discriminator: int, gpus: int) -> dict[str, int]
     return {"weights": both, "gradients": both, "optimizer": 2 * both, "average": 4 * generator} | buckets
 
 
-def _memory(kept: dict[str, Kept], states: int, batch: int, room: float, r1: bool) -> dict[str, Any]:
+def memory(kept: dict[str, Kept], states: int, batch: int, room: float, r1: bool) -> dict[str, Any]:
     """The peak of an update: G's activations beside D's, in the updates with R1 also those of the penalty."""
 
     def peak(size: int) -> float:
