@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test smoke lint clean
+.PHONY: help setup repro ablations test smoke lint clean
 
 # The first of these that is Python 3.11 or newer and can make a virtual environment.
 PYTHON ?= $(shell for p in python3.11 python3; do \
@@ -18,6 +18,13 @@ setup: .venv/.installed node_modules/.installed ## make .venv and fetch the data
 
 repro: setup ## reproduce every result that is out of date
 	@$(ENTER) .venv/bin/python -m dvc repro
+
+ablations: setup ## run the ablation study (within two hours): every arm, the table, the claims, the figures
+	@$(ENTER) .venv/bin/python -m ufogen.stages.compose $(OVERRIDES)
+	@$(ENTER) .venv/bin/python -m dvc repro encode
+	@$(ENTER) .venv/bin/python -m dvc repro ablations/dvc.yaml:base
+	@$(ENTER) .venv/bin/python -m ufogen.stages.ablate_all
+	@$(ENTER) .venv/bin/python -m dvc repro ablations/dvc.yaml
 
 test: setup ## run all tests
 	@$(PYTEST) -n 2 --dist loadfile

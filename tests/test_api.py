@@ -189,6 +189,7 @@ def test_prompt_that_is_cut_is_told(plain):
         ({"batch_size": 0}, "batch size is 0"),
         ({"prompt": []}, "number of prompts is 0"),
         ({"prompt": [3]}, "a prompt is a text, not int"),
+        ({"prompt": None}, "a prompt is a text, not NoneType"),
         ({"prompt": "a\ud800noun"}, "not valid Unicode at character 2"),
     ],
 )

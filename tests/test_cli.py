@@ -18,6 +18,7 @@ from PIL import Image
 
 from tests import tiny
 from ufogen import UFOGen, api, cli
+from ufogen.applications.control import make_control
 from ufogen.pipeline import export_pipeline
 
 # diffusers warns about its own defaults and its own use of numpy
@@ -54,7 +55,7 @@ def ufogen(folder, capsys):
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         capsys.readouterr()
-        drawing = arguments[0] in ("sample", "edit", "inpaint") and "--model" not in arguments
+        drawing = arguments[0] in ("sample", "edit", "inpaint", "control") and "--model" not in arguments
         status = cli.main([*map(str, arguments), *(["--model", str(folder)] if drawing else [])])
         return status, *capsys.readouterr()
 
@@ -108,15 +109,15 @@ def test_help_needs_no_heavy_import_and_shows_examples():
     assert 'ufogen sample "a noun with a shark head" --seed 3 -n 16 -o grid.png' in done.stdout
 
 
-@pytest.mark.parametrize("command", ["sample", "edit", "inpaint", "export", "info"])
+@pytest.mark.parametrize("command", ["sample", "edit", "inpaint", "control", "export", "info", "demo", "plan"])
 def test_every_command_has_help_with_examples(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])
     assert stopped.value.code == 0
-    assert f"examples:\n  ufogen {command} " in capsys.readouterr().out
+    assert f"examples:\n  ufogen {command}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["ufogen", "sample", "edit", "inpaint", "export", "info"])
+@pytest.mark.parametrize("command", ["ufogen", "sample", "edit", "inpaint", "control", "export", "info", "demo", "plan"])
 def test_examples_are_valid_usage(command):
     for line in cli.EXAMPLES[command].splitlines():
         said = line.split("     ")[0].split("|")[0]  # without the remark beside it
@@ -214,6 +215,17 @@ def test_edit_and_inpaint_write_the_pictures_of_the_api(ufogen, model, source, m
     assert cell(Path("inpaint.png"), 0, 0) == model.inpaint(source, mask, PROMPT, seed=3, steps=2)[0].tobytes()
     made = record(Path("edit.png")), record(Path("inpaint.png"))
     assert [m["image"] for m in made] == ["source.png"] * 2 and made[0]["strength"] == 0.7 and made[1]["mask"] == "mask.png"
+
+
+def test_control_writes_the_pictures_of_the_api(ufogen, model, source, tmp_path):
+    folder = tmp_path / "controlnet"
+    make_control("controlnet", model.pipeline.unet, 2).save_pretrained(folder)
+    assert ufogen("control", source, PROMPT, "--controlnet", folder, "--control-scale", "0.5", "--seed", "3")[0] == 0
+    expected = model.control(source, PROMPT, seed=3, controlnet=folder, scale=0.5)[0]
+    assert cell(Path("control.png"), 0, 0) == expected.tobytes()
+    made = record(Path("control.png"))
+    assert (made["command"], made["image"], made["control_scale"]) == ("control", "source.png", 0.5)
+    assert_refused(ufogen("control", source, PROMPT, "--controlnet", tmp_path / "absent"), "not a ControlNet's folder")
 
 
 def test_png_that_ufogen_wrote_can_be_edited_as_it_was(ufogen, model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from ufogen import config
+from ufogen.stages import ablate
+from ufogen.stages import compose as compose_stage
 
 ROOT = Path(__file__).parents[1]
 OBJECTIVES = sorted(path.stem for path in (ROOT / "experiments/objective").glob("*.yaml"))
+BASES = sorted(path.stem for path in (ROOT / "experiments/base").glob("*.yaml"))
+DATA = sorted(path.stem for path in (ROOT / "experiments/data").glob("*.yaml"))
 PROFILES = sorted(path.stem for path in (ROOT / "experiments/profile").glob("*.yaml"))
 
 
@@ -29,9 +34,47 @@ def test_params_yaml_states_every_parameter():
     assert config.to_dict(config.load(ROOT / "params.yaml")) == composed()
 
 
+def test_committed_arms_are_the_compositions_of_experiments_ablation(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    committed = yaml.safe_load((ROOT / "ablations/arms.yaml").read_text())
+    assert committed == compose_stage.arms([])
+    assert set(committed["arms"]) == {path.stem for path in (ROOT / "experiments/ablation").glob("*.yaml")}
+
+
+def test_arms_differ_from_ufogen_in_what_their_file_says_and_in_nothing_else():
+    arms = yaml.safe_load((ROOT / "ablations/arms.yaml").read_text())["arms"]
+    for name, arm in arms.items():
+        config.build(config.Objective, arm["objective"])
+        config.build(config.Trainer, arm["trainer"])
+        said, file = {}, ROOT / f"experiments/ablation/{name}.yaml"
+        while file.stem != "ufogen":
+            tree = yaml.safe_load(file.read_text())
+            said = tree.get("objective", {}) | tree.get("trainer", {}) | said
+            file = file.with_stem(tree["defaults"][0])
+        found = {
+            key: arm[section][key]
+            for section in ("objective", "trainer")
+            for key in arm[section]
+            if arm[section][key] != arms["ufogen"][section][key]
+        }
+        assert found == said, name
+
+
+def test_the_arms_identity_covers_the_code_that_its_stage_depends_on():
+    stages = yaml.safe_load((ROOT / "ablations/dvc.yaml").read_text())["stages"]
+    for stage in ("repeated", "single"):
+        assert {dep for dep in stages[stage]["deps"] if dep.startswith("src/")} == set(ablate.CODE)
+    assert all((ROOT / path).is_file() for path in ablate.CODE)
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_is_a_valid_configuration(objective: str):
     config.build(config.Config, composed(f"objective={objective}"))
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_every_data_source_is_a_valid_configuration(data: str):
+    assert config.build(config.Config, composed(f"data={data}")).data.source == data
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -39,7 +82,35 @@ def test_every_profile_is_a_valid_configuration(profile: str):
     config.build(config.Config, composed(f"profile={profile}"))
 
 
-TIMES = {"step_size": 250, "step_size_max": 0, "timesteps": "grid", "minimum_timestep": 0, "last_timestep_share": 0.0}
+def test_sd15_is_the_papers_setting_as_far_as_it_is_known():
+    c = config.build(config.Config, composed("profile=sd15"))
+    assert c.base.source == "sd15" and c.processes * c.trainer.batch_size == 1024 and c.trainer.updates == 50_000
+    assert (c.trainer.generator_learning_rate, c.trainer.discriminator_learning_rate) == (1e-6, 1e-4)
+    assert (c.trainer.beta1, c.objective.step_size, c.objective.r1_weight, c.objective.r1_interval) == (0.0, 250, 1e-5, 16)
+
+
+def test_every_setting_of_sd15_says_how_certain_it_is():
+    lines = (ROOT / "experiments/profile/sd15.yaml").read_text().splitlines()
+    values = [line for line in lines if re.match(r" *(- )?[a-z/_ ]+\w*: \S", line.split("#")[0])]
+    assert len(values) > 30
+    tags = ("confirmed", "recalled", "author's code", "ours")
+    assert [line for line in values if not any(tag in line.partition("#")[2] for tag in tags)] == []
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_every_base_is_a_valid_configuration(base: str):
+    c = config.build(config.Config, composed(f"base={base}", *(["base.path=folder"] if base == "diffusers" else [])))
+    assert c.base.tracked == c.base.path or (ROOT / c.base.tracked).is_file()
+
+
+TIMES = {
+    "step_size": 250,
+    "step_size_max": 0,
+    "timesteps": "grid",
+    "minimum_timestep": 0,
+    "last_timestep_share": 0.0,
+    "mismatched_share": 0.0,
+}
 
 
 @pytest.mark.parametrize(

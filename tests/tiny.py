@@ -1,15 +1,22 @@
 """The smallest real networks: two levels, 8 and 16 channels, with cross-attention. An update takes some 60 ms."""
 
+import json
+from pathlib import Path
+
+import diffusers
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel, BertTokenizerFast, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from ufogen import config
+from ufogen.base.architectures import ARCHITECTURES
 from ufogen.base.models import make_scheduler
 from ufogen.data.encoded import EncodedBatch
 from ufogen.networks import make_networks
 from ufogen.objectives.diffusion_gan import DiffusionGAN
 from ufogen.schedule import Schedule
+from ufogen.training.lora import add_lora
 
 CHANNELS, SIZE, TOKENS, WIDTH = 4, 8, 8, 16
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a noun with red glasses and the head".split()
@@ -57,9 +64,12 @@ def trainer(**changes) -> config.Trainer:
     return config.Trainer(**defaults | {"discriminator_learning_rate": 1e-3, "ema_decay": 0.5} | changes)
 
 
-def task(objective: config.Objective | None = None, seed: int = 0, **changes) -> DiffusionGAN:
-    """A diffusion-GAN on tiny networks; `changes` go to the trainer's settings."""
+def task(objective: config.Objective | None = None, seed: int = 0, lora: tuple[int, int] = (0, 0), **changes) -> DiffusionGAN:
+    """A diffusion-GAN on tiny networks, with adapters of the ranks `lora`; `changes` go to the trainer's settings."""
     generator, discriminator = make_networks(unet(seed), schedule(), "epsilon", objective)
+    for network, rank in zip((generator, discriminator), lora, strict=True):
+        if rank:
+            add_lora(network, rank)
     return DiffusionGAN(generator, discriminator, schedule(), objective or config.Objective(), trainer(**changes))
 
 
@@ -94,3 +104,46 @@ def pipeline(seed: int = 0) -> StableDiffusionPipeline:
 def flat(network: torch.nn.Module) -> torch.Tensor:
     """All weights of a network as one vector, copied."""
     return torch.cat([p.detach().flatten() for p in network.parameters()]).clone()
+
+
+def stable_diffusion(family: str = "sd15", seed: int = 0) -> StableDiffusionPipeline:
+    """A narrow Stable Diffusion 1 or 2: their configuration keys, levels, layers and width of the token states, 32 px."""
+    facts = ARCHITECTURES[family]
+    torch.manual_seed(seed)
+    narrow = {"sample_size": 4, "block_out_channels": (32, 32, 64, 64)}
+    if family == "sd21":
+        narrow["attention_head_dim"] = (2, 2, 4, 4)
+    vae = {"sample_size": 32, "block_out_channels": (32, 32, 32, 32)}
+    tokenizer = clip_tokenizer(facts["tokenizer"]["pad_token"])
+    text = {"num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 16, "vocab_size": len(tokenizer)}
+    return StableDiffusionPipeline(
+        vae=AutoencoderKL(**facts["vae"] | vae).eval(),
+        text_encoder=CLIPTextModel(CLIPTextConfig(**facts["text_encoder"] | text)).eval(),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(**facts["unet"] | narrow).eval(),
+        scheduler=getattr(diffusers, facts["scheduler"]["_class_name"]).from_config(facts["scheduler"]),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def clip_tokenizer(pad_token: str) -> CLIPTokenizer:
+    """CLIP's tokenizer with its bytes and two merges of the 48,894."""
+    pieces = [*bytes_to_unicode().values()]
+    merges = [("r", "e"), ("re", "d</w>")]
+    vocabulary = pieces + [f"{piece}</w>" for piece in pieces] + ["".join(pair) for pair in merges]
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(
+        vocab={piece: i for i, piece in enumerate(vocabulary)}, merges=merges, pad_token=pad_token, model_max_length=77
+    )
+
+
+def save_as_published(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """The diffusers folder in the published layout, whose tokenizer is vocab.json and merges.txt."""
+    pipeline.save_pretrained(folder)
+    own = folder / "tokenizer" / "tokenizer.json"
+    bpe = json.loads(own.read_text())["model"]
+    own.unlink()
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(bpe["vocab"]))
+    (folder / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, bpe["merges"]), ""]))

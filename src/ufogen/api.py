@@ -30,11 +30,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from ufogen.applications.drawing import controlled_draw, load_controlnet
 from ufogen.base.autoencoder import decode_latents, encode_images
 from ufogen.base.models import assemble, load_pipeline
 from ufogen.base.text import encode_text
 from ufogen.errors import UserError
-from ufogen.files import sha256
+from ufogen.files import altered, sha256
 from ufogen.images import Picture, open_image, open_mask, read_image
 from ufogen.pipeline import ufogen_scheduler
 from ufogen.sampling import step_timesteps
@@ -42,6 +43,7 @@ from ufogen.schedule import CLEAN
 
 RELEASED = "nouns-ufogen"  # U-Net and scheduler of the released one-step model
 RELEASED_BASE = "nouns-sd"  # whose autoencoder it uses
+RELEASED_CONTROL = "nouns-control"  # the ControlNet that was trained on that base
 LAST_SEED = 2**32 - 1  # torch's generator on a CPU reads 32 bits: a greater seed would repeat a smaller one's picture
 MAX_PICTURES = 100_000  # in one call
 DTYPES = ("float32", "float16", "bfloat16")
@@ -217,6 +219,30 @@ class UFOGen:
 
         return self._each(draw, prompts, seed, n, batch_size, progress)
 
+    def control(
+        self,
+        image: Picture,
+        prompt: str | Sequence[str],
+        seed: Seeds = 0,
+        *,
+        controlnet: str | Path | None = None,
+        scale: float = 1.0,
+        steps: int = 1,
+        n: int = 1,
+        batch_size: int = 1,
+        progress: bool = False,
+    ) -> list[Image.Image]:
+        """Draw pictures with the edges of an image, which is cut to a square and resized, by a ControlNet of the base.
+
+        controlnet: its folder; without it the released one. scale: 0 leaves the edges out, 1 is what it was trained with.
+        """
+        prompts, source = _prompts(prompt), open_image(image, self.image_size)
+        step_timesteps(steps, self._num_timesteps)
+        folder = released_folder().with_name(RELEASED_CONTROL) if controlnet is None else Path(controlnet)
+        with _quiet():
+            draw = controlled_draw(self.pipeline, load_controlnet(folder, self.pipeline), source, scale, steps)
+        return self._each(draw, prompts, seed, n, batch_size, progress)
+
     def interpolate(
         self,
         prompt: str | Sequence[str],
@@ -237,9 +263,7 @@ class UFOGen:
         if not 2 <= frames <= MAX_PICTURES:
             raise UserError(f"the number of frames is {frames}; allowed: 2 ... {MAX_PICTURES}")
         ends, unet = self._states(prompts), self.pipeline.unet
-        width, height = (side // self.pipeline.vae_scale_factor for side in self.image_size)
-        shape = (1, unet.config.in_channels, height, width)
-        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
+        noise = [self.initial_noise(s) for s in seeds]
         way = [i / (frames - 1) for i in range(frames)]
         states = torch.cat([torch.lerp(ends[:1], ends[-1:], share) for share in way])
         latents = torch.cat([slerp(noise[0], noise[-1], share) for share in way]).to(unet.device, unet.dtype)
@@ -249,6 +273,12 @@ class UFOGen:
             settings = {"num_inference_steps": 1, "guidance_scale": 0.0}
             images += self.pipeline(prompt_embeds=states[part], latents=latents[part], **settings).images
         return images
+
+    def initial_noise(self, seed: int) -> Tensor:
+        """x_T (1, c, h, w) of a seed's picture, on the CPU."""
+        width, height = (side // self.pipeline.vae_scale_factor for side in self.image_size)
+        shape = (1, self.pipeline.unet.config.in_channels, height, width)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(_seed(seed)))
 
     def reads_whole(self, prompt: str) -> bool:
         """Whether all of the prompt counts: what lies beyond the text encoder's number of tokens does not."""
@@ -325,6 +355,12 @@ def released_folder() -> Path:
     raise UserError("this installation has no released model: name the folder of a model, such as artifacts/ufogen")
 
 
+def released_base() -> Path | None:
+    """The folder of the released model's base, where its denoiser is there too."""
+    folder = released_folder().parent / RELEASED_BASE
+    return folder if (folder / "unet").is_dir() else None
+
+
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
     """The point at `share` of the way from a to b on the great circle (Shoemake 1985); a and b themselves at 0 and 1."""
     cosine = (a * b).sum() / (a.norm() * b.norm())
@@ -355,9 +391,11 @@ def _load(folder: Path) -> StableDiffusionPipeline:
 
 def _assemble(folder: Path) -> StableDiffusionPipeline:
     """U-Net and scheduler of the released one-step model, with its base's autoencoder and the text encoder's package."""
-    vae = folder / "vae" if (folder / "vae").is_dir() else folder.parent / RELEASED_BASE / "vae"
+    owner = folder if (folder / "vae").is_dir() else folder.parent / RELEASED_BASE
+    if changed := altered(folder, "unet") + altered(owner, "vae"):
+        raise UserError(f"weights {', '.join(map(str, changed))} differ from the hash recorded beside them: get them again")
     return assemble(
-        AutoencoderKL.from_pretrained(vae, local_files_only=True),
+        AutoencoderKL.from_pretrained(owner / "vae", local_files_only=True),
         UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True),
         LCMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
     )
@@ -373,7 +411,7 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _prompts(prompt: str | Sequence[str]) -> list[str]:
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    prompts = [prompt] if isinstance(prompt, str) or not isinstance(prompt, Iterable) else list(prompt)
     if not 1 <= len(prompts) <= MAX_PICTURES:
         raise UserError(f"the number of prompts is {len(prompts)}; allowed: 1 ... {MAX_PICTURES}")
     for text in prompts:

@@ -1,4 +1,4 @@
-"""The command line: `ufogen sample | edit | inpaint | export | info`.
+"""The command line: `ufogen sample | edit | inpaint | control | export | info | demo | plan`.
 
 Exit status: 0 when done, 1 with one line `error: ...` on stderr for bad input, 2 for wrong usage, 130 when interrupted.
 torch and diffusers are imported inside the commands, so that --help is instant.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import io
 import json
 import math
@@ -47,6 +48,8 @@ EXAMPLES = {
   ufogen edit photo.jpg "a noun with a shark head" --strength 0.7 -n 4 -o edited.png""",
     "inpaint": """\
   ufogen inpaint noun.png mask.png "a noun with a shark head" --seed 5 -o inpainted.png""",
+    "control": """\
+  ufogen control noun.png "a noun with a shark head" --seed 5 -n 4 -o controlled.png""",
     "export": """\
   ufogen export models/nouns-ufogen shark-maker --fp16
   ufogen export artifacts/ufogen shark-maker --license apache-2.0 --force""",
@@ -54,6 +57,12 @@ EXAMPLES = {
   ufogen info                      the released model
   ufogen info artifacts/ufogen     a model folder
   ufogen info grid.png             how a picture was made""",
+    "demo": """\
+  ufogen demo
+  ufogen demo --model artifacts/ufogen --base artifacts/base --port 8080""",
+    "plan": """\
+  ufogen plan profile=sd15 --gpus 8 --gpu h100-80gb
+  ufogen plan profile=sd15 trainer.batch_size=1 trainer.precision=no --json""",
 }
 
 
@@ -101,6 +110,13 @@ def inpaint(a: argparse.Namespace) -> None:
     _draw(a, [a.prompt], draw, image=a.image.name, mask=a.mask.name, strength=a.strength)
 
 
+def control(a: argparse.Namespace) -> None:
+    """Draw pictures that keep to the edges of an image."""
+    asked = {"controlnet": a.controlnet, "scale": a.control_scale}
+    record = {"image": a.image.name, "control_scale": a.control_scale}
+    _draw(a, [a.prompt], lambda model, prompts, **settings: model.control(a.image, prompts, **asked, **settings), **record)
+
+
 def export(a: argparse.Namespace) -> None:
     """Write a model as an ordinary StableDiffusionPipeline folder with a model card."""
     source, target = a.source.resolve(), a.target.resolve()
@@ -142,6 +158,32 @@ def info(a: argparse.Namespace) -> None:
     _say(a, report, "\n".join(f"{key:<16} {plain(value)}" for key, value in report.items()))
 
 
+def demo(a: argparse.Namespace) -> None:
+    """Serve a page that draws while you type, beside the many-step teacher, until it is interrupted."""
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("the page needs gradio, which is not installed: pip install 'ufogen[demo]'")
+    model = _load(a)
+    from ufogen.api import UFOGen, released_base
+    from ufogen.demo import serve
+    from ufogen.demo_model import Studio
+
+    base = released_base() if a.base is None and a.model is None else a.base
+    studio = Studio(model, None if base is None else UFOGen.from_pretrained(base, device=a.device))
+    serve(studio, a.host, a.port, lambda url: _say(a, {"url": url}, f"{url} (stop with Ctrl-C)"))
+
+
+def plan(a: argparse.Namespace) -> None:
+    """Say what a training run takes, before it is paid for: memory by part, FLOPs, hours, and whether it fits.
+
+    The parameters are composed from experiments/, so run it from the repository's root.
+    """
+    _quiet()
+    from ufogen.plan import composed, described, make_plan
+
+    report = make_plan(composed(a.overrides), a.gpus, a.gpu, a.mfu)
+    _say(a, report, described(report))
+
+
 def _parser() -> argparse.ArgumentParser:
     kind = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
     parser = argparse.ArgumentParser("ufogen", description="Text to image in one step.", epilog=_epilog("ufogen"), **kind)
@@ -153,11 +195,15 @@ def _parser() -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=line, description=function.__doc__, epilog=_epilog(name), **kind)
         added.set_defaults(command=function, name=name)
         added.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+        return added
+
+    def loading(function: Any, line: str) -> argparse.ArgumentParser:
+        added = command(function, line)
         added.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
         return added
 
     def drawing(function: Any, line: str, steps: int) -> argparse.ArgumentParser:
-        added = command(function, line)
+        added = loading(function, line)
         name = function.__name__
         default = f"{name}.png"
         added.add_argument("-o", "--output", default=default, help=f"PNG file, or a folder: FOLDER/ (default: {default})")
@@ -185,15 +231,35 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("prompt", help="what the whole picture should show")
     added.add_argument("--strength", type=float, default=1.0, help="below 1 something of what was there stays (default: 1)")
 
-    added = command(export, "write a standard diffusers folder")
+    added = drawing(control, "draw with the edges of an image", steps=1)
+    added.add_argument("image", type=Path, help="any image; the edges of its middle square are kept")
+    added.add_argument("prompt", help="what the picture should show")
+    added.add_argument("--controlnet", type=Path, help="ControlNet's folder (default: the released one)")
+    added.add_argument("--control-scale", type=float, default=1.0, help="0 leaves the edges out (default: 1)")
+
+    added = loading(export, "write a standard diffusers folder")
     added.add_argument("source", type=Path, metavar="SRC", help="model folder")
     added.add_argument("target", type=Path, metavar="DST", help="folder to write")
     added.add_argument("--fp16", action="store_true", help="weights in half precision")
     added.add_argument("--license", help="licence for the card (default: that of SRC's card)")
     added.add_argument("--force", action="store_true", help="replace a model that stands at DST")
 
-    added = command(info, "describe a model, or how a picture was made")
+    added = loading(info, "describe a model, or how a picture was made")
     added.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="model folder or PNG (default: the released model)")
+
+    added = loading(demo, "serve a page that draws while you type")
+    added.add_argument("--model", type=Path, help="model folder (default: the released model)")
+    added.add_argument("--base", type=Path, help="folder of its teacher (default: the released model's base for that model)")
+    added.add_argument("--host", default="127.0.0.1", help="address to serve at; 0.0.0.0 is open to all (default: 127.0.0.1)")
+    added.add_argument("--port", type=int, help="port to serve at (default: the first free one from 7860)")
+
+    added = command(plan, "say what a training run takes")
+    added.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="as of dvc exp run -S: profile=sd15, trainer.updates=100"
+    )
+    added.add_argument("--gpus", type=int, metavar="N", help="that share the batch (default: processes of the parameters)")
+    added.add_argument("--gpu", default="h100-80gb", help="their kind; an unknown one lists all (default: h100-80gb)")
+    added.add_argument("--mfu", type=float, default=0.35, help="assumed share of the peak FLOP/s (default: 0.35)")
     return parser
 
 
@@ -222,10 +288,14 @@ def _shortage(error: Exception) -> str | None:
     return failure and f"cannot write {failure[0] or 'the output'}: {failure[1]}"
 
 
-def _load(a: argparse.Namespace) -> UFOGen:
+def _quiet() -> None:
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"}
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.simplefilter("ignore")
+
+
+def _load(a: argparse.Namespace) -> UFOGen:
+    _quiet()
     import diffusers
     import transformers
 
@@ -361,7 +431,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _say(a: argparse.Namespace, report: dict, line: str) -> None:
-    print(json.dumps(report) if a.json else line)
+    print(json.dumps(report) if a.json else line, flush=True)
 
 
 if __name__ == "__main__":

@@ -17,16 +17,31 @@ T = TypeVar("T")
 Count = Annotated[int, "at least 1"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["no", "bf16", "fp16"]
+ResizeFilter = Literal["box", "bilinear", "bicubic", "lanczos"]  # Pillow's, with antialiasing
+CocoSplit = Literal["train2014", "val2014", "train2017", "val2017"]
 
 
 @dataclass
 class Data:
-    """Nouns, rendered by seed."""
+    """Image-caption pairs: Nouns rendered by seed, LAION-style tar shards for training, or COCO for evaluation."""
 
-    source: Literal["nouns"] = "nouns"
-    train_size: Count = 16384  # image-caption pairs that are encoded once
+    source: Literal["nouns", "webdataset", "coco"] = "nouns"
+    train_size: Count = 16384  # Nouns: image-caption pairs that are encoded once
     evaluation_size: Count = 1000  # prompts, as many samples and as many reference images
     node_modules: str = "node_modules"
+    path: str = ""  # the folder of the shards (*.tar), or of COCO (annotations/ and the split's images)
+    split: CocoSplit = "val2014"
+    cache: bool = True  # shards: encode once to the disk, or in each batch anew
+    resolution: int = 0  # pixels a side; 0: what the base was made for
+    resize_filter: ResizeFilter = "lanczos"
+    crop: Literal["center", "random"] = "center"  # random: drawn once for each image
+    minimum_side: int = 0  # pixels of the shorter side; smaller images are left out
+    maximum_aspect_ratio: float = 0.0  # longer side by shorter; 0: any
+    minimum_score: float = 0.0  # 0: any; above it, pairs without a score are left out too
+    score_key: str = "AESTHETIC_SCORE"  # in the pair's .json
+    encode_batch_size: Count = 32  # shards: pairs that autoencoder and text encoder see at once
+    encode_precision: Precision = "no"
+    workers: Count = 4  # threads of each process that read and decode images
 
 
 @dataclass
@@ -90,8 +105,11 @@ class Pretrain:
 class Base:
     """Where the pretrained model comes from."""
 
-    source: Literal["released", "pretrained", "diffusers"] = "released"
-    path: str = "models/nouns-sd"  # a folder; for source=diffusers any Stable Diffusion folder
+    source: Literal["released", "pretrained", "diffusers", "sd15", "sd21", "sdxl"] = "released"
+    path: str = "models/nouns-sd"  # a folder; of Stable Diffusion also a hub id or a single .safetensors file
+    config: str = ""  # of a single file: folder or hub id with its configuration; empty is the family's own hub id
+    allow_pickle: bool = False  # read .bin weights, which can run code when opened
+    tracked: str = "models/nouns-sd"  # file or folder whose change makes `dvc repro` initialize again
 
 
 @dataclass
@@ -123,7 +141,11 @@ class Trainer:
     """The optimisation of generator and discriminator."""
 
     updates: Count = 700
-    batch_size: Count = 16  # of each process
+    batch_size: Count = 16  # of each process and micro-batch
+    accumulation: Count = 1  # micro-batches of an update
+    optimizer: Literal["adam", "adam8bit"] = "adam"  # adam8bit is that of bitsandbytes
+    generator_lora_rank: int = 0  # 0 trains all weights
+    discriminator_lora_rank: int = 0
     generator_learning_rate: float = 5e-5
     discriminator_learning_rate: float = 3e-4
     generator_interval: Count = 1  # G is updated at every n-th update, ...
@@ -134,6 +156,7 @@ class Trainer:
     decay: Literal["constant", "cosine"] = "cosine"
     gradient_clip: float = 1.0
     ema_decay: float = 0.99
+    ema_device: Literal["accelerator", "cpu"] = "accelerator"  # where the average rests between updates
     checkpoint_every: Count = 100
     log_every: Count = 10
     sample_every: Count = 100
@@ -141,7 +164,8 @@ class Trainer:
     validation_size: Count = 400  # prompts, and twice as many reference images
     keep: Literal["last", "best"] = "best"  # the averaged generator of the last update, or of the lowest validation KID
     precision: Precision = "no"
-    compile: bool = False
+    compile: bool = False  # the U-Nets' repeated blocks
+    gradient_checkpointing: bool = False  # activations are made again in the backward pass
 
 
 @dataclass
@@ -166,6 +190,20 @@ class Evaluation:
     neighborhood: Count = 3
     latency_batch_size: Count = 16
     latency_repeats: Count = 5
+
+
+@dataclass
+class Ablations:
+    """The ablation study: a smaller denoiser than the main chain's, so that many arms fit into an afternoon of two cores."""
+
+    base: Denoiser = field(default_factory=lambda: Denoiser(channels=[32, 64, 64], rounds=[DenoiserRound()]))
+    arm: str = "ufogen"  # a file of experiments/ablation
+    updates: Count = 240  # of every arm
+    steps: list[Count] = field(default_factory=lambda: [1, 2, 4])  # of sampling
+    evaluation_size: Count = 400  # prompts of the evaluation set
+    curve_size: Count = 150  # prompts of the validation set, for quality against updates ...
+    curve_every: Count = 60  # ... measured this often
+    pictures: Count = 8  # kept of each arm
 
 
 @dataclass
@@ -198,6 +236,33 @@ class Coco:
 
 
 @dataclass
+class ControlTraining:
+    """How long a control network is trained."""
+
+    updates: Count = 1000
+    learning_rate: float = 1e-3
+
+
+@dataclass
+class Applications:
+    """Control by edges and image-to-image (applications/dvc.yaml)."""
+
+    controlnet: ControlTraining = field(default_factory=ControlTraining)
+    adapter: ControlTraining = field(default_factory=ControlTraining)
+    batch_size: Count = 32
+    warmup: int = 50
+    timesteps: Literal["uniform", "cubic"] = "cubic"  # cubic draws the late ones more often, as T2I-Adapter does
+    caption_dropout: float = 0.1
+    precision: Precision = "no"
+    checkpoint_every: Count = 100
+    log_every: Count = 10
+    scale: float = 1.0  # what the control networks add is multiplied by it when sampling
+    teacher_steps: Count = 25  # of DDIM
+    samples: Count = 500  # images measured
+    strengths: Count = 10  # of image-to-image: 1 / strengths ... 1
+
+
+@dataclass
 class Config:
     """The whole of params.yaml."""
 
@@ -212,7 +277,9 @@ class Config:
     trainer: Trainer = field(default_factory=Trainer)
     sampler: Sampler = field(default_factory=Sampler)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    applications: Applications = field(default_factory=Applications)
     laboratory: Laboratory = field(default_factory=Laboratory)
+    ablations: Ablations = field(default_factory=Ablations)
     coco: Coco = field(default_factory=Coco)
 
 

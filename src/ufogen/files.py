@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 WEIGHTS = (".safetensors", ".bin")
+HASHES = "sha256.json"  # {path: hash} of a released folder's weights
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file aside and rename it. Raises OSError, after which the old file stands as it was."""
-    partial = path.with_name(f".{path.name}.partial")
+    """Write a file aside, under a name of this call's own, and rename it. Raises OSError, after which the old file stands."""
+    partial = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}.partial")
     try:
         partial.write_bytes(data)
         os.replace(partial, path)
@@ -49,6 +52,15 @@ def sha256(path: Path) -> str:
             while block := file.read(1 << 24):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def altered(folder: Path, part: str) -> list[Path]:
+    """Files of a model's part whose hash is not the one recorded in the folder; a folder without a record has none."""
+    if not (folder / HASHES).is_file():
+        return []
+    recorded = json.loads((folder / HASHES).read_text())
+    mine = {folder / name: digest for name, digest in recorded.items() if name.startswith(f"{part}/")}
+    return [path for path, digest in mine.items() if sha256(path) != digest]
 
 
 def storage_failure(error: Exception, unnamed: str) -> tuple[str | None, str] | None:

@@ -15,9 +15,9 @@ MAX_PIXELS = 100_000_000  # of an image given; a small file can unpack to far mo
 Picture = Image.Image | str | Path
 
 
-def open_image(image: Picture, size: tuple[int, int]) -> Image.Image:
+def open_image(image: Picture, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Any image as RGB of `size`: upright, on white, its middle cut out, each pixel the mean of those it covers."""
-    return ImageOps.fit(to_rgb(read_image(image, "image")), size, Image.Resampling.BOX)
+    return ImageOps.fit(to_rgb(read_image(image, "image", max_pixels)), size, Image.Resampling.BOX)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -40,14 +40,14 @@ def open_mask(mask: Picture, size: tuple[int, int], image_size: tuple[int, int])
     return white
 
 
-def read_image(image: Picture, what: str) -> Image.Image:
+def read_image(image: Picture, what: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     name = "" if isinstance(image, Image.Image) else f" {image}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own limit is a warning; ours follows
             opened = image if isinstance(image, Image.Image) else Image.open(image)
-            if opened.width * opened.height > MAX_PIXELS:
-                raise UserError(f"{what}{name} has {opened.width}x{opened.height} pixels; allowed: {MAX_PIXELS:,} in all")
+            if opened.width * opened.height > max_pixels:
+                raise UserError(f"{what}{name} has {opened.width}x{opened.height} pixels; allowed: {max_pixels:,} in all")
             return ImageOps.exif_transpose(opened)
     except UserError:
         raise

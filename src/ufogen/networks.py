@@ -87,11 +87,19 @@ def _widened(conv: nn.Conv2d) -> nn.Conv2d:
     return wide
 
 
+def trainable(network: nn.Module) -> list[nn.Parameter]:
+    """The weights that are trained: all, or the adapters and what stands beside them."""
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
 @contextlib.contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """Within it the network's weights take no gradient, while gradients still flow through it to its input."""
-    network.requires_grad_(False)
+    parameters = trainable(network)
+    for parameter in parameters:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
-        network.requires_grad_(True)
+        for parameter in parameters:
+            parameter.requires_grad_(True)

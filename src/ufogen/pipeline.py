@@ -17,8 +17,8 @@ def ufogen_scheduler(config: dict) -> LCMScheduler:
     coefficients are c_skip = 0 and c_out = 1 to seven digits, so a step is x_0 noised again, and the last one x_0 itself.
     For numbers of steps that do not divide 1,000 its timesteps may differ from ours by one.
     """
-    keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
-    kept = {key: config[key] for key in keys}
+    keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+    kept = {key: config.get(key) for key in keys}
     steps = config["num_train_timesteps"]
     return LCMScheduler(**kept, original_inference_steps=steps, clip_sample=False, steps_offset=1)
 

@@ -31,10 +31,12 @@ def sample_generator(
     schedule: Schedule,
     steps: int = 1,
     rng: torch.Generator | None = None,
+    parameterization: str = "forward",
 ) -> Tensor:
     """x_0 from x_T = `noise` (n, c, h, w) and token states (n, tokens, width).
 
-    One step returns G(x_T, T). With more, x'_0 is noised again to the next timestep with fresh noise from `rng`.
+    One step returns G(x_T, T). With more, x_s of the next timestep is drawn with fresh noise from `rng` as the method was
+    trained: q(x_s|x'_0) for `forward` (UFOGen), q(x_s|x_t, x'_0) for `posterior` (DDGAN, SIDDM).
     No guidance: each step is one pass.
     """
     timesteps = step_timesteps(steps, schedule.num_timesteps)
@@ -43,7 +45,9 @@ def sample_generator(
         x_0 = generator(x_t, _full(t, x_t), states)
         if i + 1 < steps:
             fresh = torch.randn(x_t.shape, generator=rng, device=x_t.device, dtype=x_0.dtype)
-            x_t = schedule.q(x_0, _full(timesteps[i + 1], x_t)).sample(fresh)
+            s = _full(timesteps[i + 1], x_t)
+            law = schedule.q(x_0, s) if parameterization == "forward" else schedule.posterior(x_0, x_t, _full(t, x_t), s)
+            x_t = law.sample(fresh)
     return x_0
 
 

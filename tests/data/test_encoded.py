@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ufogen.data import encoded
 from ufogen.data.encoded import Encoded
 from ufogen.errors import UserError
 
@@ -96,3 +97,37 @@ def test_fewer_states_than_latents_is_a_user_error_with_a_remedy(folder):
     np.save(folder / "states.npy", np.zeros((N - 1, 3, 5), np.float16))
     with pytest.raises(UserError, match="incomplete: run `dvc repro encode`"):
         Encoded(folder, 4, seed=0)
+
+
+@pytest.fixture
+def shards(tmp_path_factory):
+    """The same `N` pairs in shards of 7, 12 and 3."""
+    tmp_path = tmp_path_factory.mktemp("shards")
+    sizes, start = {"-00000": 7, "-00003": 12, "-b": 3}, 0
+    for name, n in sizes.items():
+        number = np.arange(start, start + n, dtype=np.float16)
+        np.save(tmp_path / f"latents{name}.npy", np.broadcast_to(number[:, None, None, None], (n, 4, 2, 2)))
+        np.save(tmp_path / f"states{name}.npy", np.broadcast_to(number[:, None, None], (n, 3, 5)))
+        start += n
+    (tmp_path / "card.json").write_text(json.dumps({"n": N, "shards": sizes}))
+    return tmp_path
+
+
+@pytest.mark.parametrize("maps", [1, 128])
+def test_shards_give_the_batches_of_one_file(folder, shards, maps, monkeypatch):
+    one = Encoded(folder, 5, 0, rank=1, world_size=2)
+    monkeypatch.setattr(encoded, "OPEN", maps)
+    many = Encoded(shards, 5, 0, rank=1, world_size=2)
+    for step in (0, 1, 2, 7, 3):
+        assert torch.equal(many(step).latents, one(step).latents)
+        assert torch.equal(many(step).states, one(step).states)
+
+
+@pytest.mark.parametrize("name", ["latents-00003.npy", "states-b.npy"])
+def test_missing_or_short_shard_is_a_user_error_with_a_remedy(shards, name):
+    np.save(shards / name, np.load(shards / name)[1:])
+    with pytest.raises(UserError, match="incomplete: run `dvc repro encode`"):
+        Encoded(shards, 4, seed=0)
+    (shards / name).unlink()
+    with pytest.raises(UserError, match=f"{name}.*: run `dvc repro encode`"):
+        Encoded(shards, 4, seed=0)

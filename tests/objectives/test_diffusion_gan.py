@@ -1,6 +1,11 @@
 """One update of the diffusion-GAN, seen from outside: what goes into the networks and what comes out changed."""
 
+import contextlib
+import functools
+import itertools
 import math
+import sys
+import weakref
 
 import pytest
 import torch
@@ -167,13 +172,30 @@ def test_without_r1_no_pass_is_spent_on_it():
     assert task.unet_evaluations(1) == 16
 
 
-def test_r1_goes_round_the_compiled_discriminator_which_cannot_be_differentiated_twice(monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda network: lambda x, *rest: compiled.append(len(x)) or network(x, *rest))
-    task, compiled = prepared(Objective(r1_interval=1), compile=True), []
-    d = Calls(task.discriminator)
+@pytest.mark.slow
+def test_compiled_update_does_what_the_eager_one_does(monkeypatch):
+    """R1 included, which goes round what is compiled: that cannot be differentiated twice. Traced, but not by inductor."""
+    monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(torch.nn.Module.compile, backend="aot_eager"))
+    eager, compiled = (prepared(Objective(r1_interval=1), decided=True, compile=c) for c in (False, True))
+    for step in range(2):
+        assert update(compiled, step) == pytest.approx(update(eager, step), rel=1e-3, abs=1e-5)
+
+
+def test_repeated_blocks_are_compiled_for_g_and_for_both_uses_of_d(monkeypatch):
+    passes = []
+
+    def count(block, **_):
+        forward = block.forward
+        block.forward = lambda *args, **kwargs: passes.append(block) or forward(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", count)
+    monkeypatch.setattr(torch.compiler, "set_stance", lambda stance: contextlib.nullcontext(passes.append(stance)))
+    task = prepared(Objective(r1_interval=1), compile=True)
     update(task)
-    assert d.batch_sizes == [8, 4, 4]
-    assert compiled == [4, 8]  # G, then D on real and fake
+    of_g, of_d = ({id(m) for m in n.modules()} for n in (task.generator, task.discriminator))
+    order = ["G" if id(x) in of_g else "D" if id(x) in of_d else x for x in passes]
+    assert [name for name, _ in itertools.groupby(order)] == ["G", "D", "force_eager", "D"]
+    assert order.count("D") == 3 * order.count("G")  # real and fake together, R1, G's loss
 
 
 @pytest.mark.parametrize(
@@ -398,11 +420,46 @@ def test_intervals_decide_which_network_an_update_moves(g, d):
     assert sum(sum(calls.batch_sizes) for calls in passes) == task.unet_evaluations(6)
 
 
+@pytest.mark.parametrize(("g", "d"), [(1, 1), (2, 1), (3, 2)])
+def test_accumulation_passes_g_again_once_d_has_moved(g, d):
+    changes = {"batch_size": 2, "accumulation": 2, "generator_interval": g, "discriminator_interval": d}
+    task = prepared(Objective(r1_interval=2), **changes)
+    of_g, of_d = Calls(task.generator), Calls(task.discriminator)
+    for step in range(6):
+        update(task, step)
+    assert set(of_g.batch_sizes) == {2}
+    assert set(of_d.batch_sizes) == {2, 4}
+    assert sum(of_g.batch_sizes + of_d.batch_sizes) == task.unet_evaluations(6)
+    if (g, d) == (1, 1):
+        assert len(of_g.batch_sizes) == 24
+
+
+def test_accumulation_holds_one_graph_of_g_at_a_time():
+    task, alive, most = prepared(batch_size=1, accumulation=4), [], []
+
+    def watch(_, __, output):
+        most.append(sum(graph() is not None for graph in alive))
+        if output.grad_fn is not None:
+            alive.append(weakref.ref(output))
+
+    task.generator.register_forward_hook(watch)
+    update(task)
+    assert len(alive) == 4
+    assert most == [0] * 8
+
+
+def test_8_bit_adam_without_its_package_is_a_user_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(UserError, match=r"trainer\.optimizer is adam8bit.*bitsandbytes"):
+        prepared(optimizer="adam8bit")
+
+
 def test_forward_kl_reconstruction_is_the_re_diffused_one():
     """For x'_0 = 0 and clean x_s, x'_t is fresh noise of variance beta, so that the term is (1 + beta) / (2 beta)."""
     chained = Objective(reconstruction="forward_kl", coupling="chained", minimum_timestep=999, step_size=1000, r1_weight=0)
     task = prepared(chained)
-    task.G = lambda *inputs: 0 * task.generator(*inputs)
+    generate = task.generator.forward
+    task.generator.forward = lambda *inputs: 0 * generate(*inputs)
     beta = 1 - tiny.schedule().alpha_bar(torch.tensor([999])).item()
     assert update(task, n=64)["reconstruction"] == pytest.approx((1 + beta) / (2 * beta), rel=0.03)
 

@@ -95,6 +95,27 @@ def test_same_seed_gives_the_same_weights(reproduced: Path):
     assert weights.read_bytes() == before
 
 
+def test_applications_write_every_result(reproduced: Path):
+    command(reproduced, "dvc", "repro", "applications/dvc.yaml")
+    with (reproduced / "paper/results/control.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    kinds = ("none", "controlnet", "adapter")
+    expected = {(method, kind) for method in ("ufogen", "teacher") for kind in kinds} | {("real", "autoencoder")}
+    assert {(row["method"], row["control"]) for row in rows} == expected
+    assert all(0 <= float(row["edge_f1"]) <= 1 and np.isfinite(float(row["kid_lite0"])) for row in rows)
+    with (reproduced / "paper/results/image_to_image.csv").open() as file:
+        strengths = [float(row["strength"]) for row in csv.DictReader(file) if row["method"] == "ufogen"]
+    assert strengths == [0.0, 0.5, 1.0]
+    names = {"control.png", "image_to_image.png", "interpolation.png", "curves.png"}
+    assert {path.name for path in (reproduced / "paper/applications").iterdir()} == names
+    command(reproduced, "ufogen.stages.release_control")
+    command(
+        reproduced, "ufogen.cli", "control", "paper/applications/control.png", "a noun", "--model", "artifacts/ufogen",
+        "--controlnet", "models/nouns-control", "-o", "controlled.png",
+    )  # fmt: skip
+    assert (reproduced / "controlled.png").is_file()
+
+
 def test_bad_parameter_is_one_clear_line(reproduced: Path):
     done = command(reproduced, "ufogen.stages.train", "trainer.updats=3", check=False)
     assert done.returncode == 1
@@ -120,3 +141,33 @@ def test_pretraining_recipe_makes_a_base_that_the_main_chain_takes(clone: Path):
     command(clone, "ufogen.stages.initialize", *arguments)
     pipeline = StableDiffusionPipeline.from_pretrained(clone / "artifacts/base", local_files_only=True)
     assert pipeline.unet.config.cross_attention_dim == 384
+
+
+def test_an_arm_of_the_ablation_study_is_one_yaml_file(reproduced: Path):
+    """Two arms with two seeds and one that a user adds, through the same DVC file as the whole study."""
+    folder = reproduced / "experiments/ablation"
+    for path in folder.glob("*.yaml"):
+        if path.stem not in ("ufogen", "posterior"):
+            path.unlink()
+        else:
+            path.write_text(path.read_text().replace("seeds: 3", "seeds: 2"))
+    mine = {"defaults": ["ufogen", "_self_"], "ablation": {"description": "mine", "seeds": 1}, "objective": {"step_size": 50}}
+    (folder / "mine.yaml").write_text("# @package _global_\n" + OmegaConf.to_yaml(mine))
+    claims = OmegaConf.load(reproduced / "paper/claims.yaml")
+    OmegaConf.save(claims[:1], reproduced / "paper/claims.yaml")
+    command(reproduced, "ufogen.stages.compose", "profile=smoke", "device=cpu", "threads=1")
+    command(reproduced, "dvc", "repro", "ablations/dvc.yaml")
+
+    with (reproduced / "paper/results/ablations.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    runs = {("ufogen", "0"), ("ufogen", "1"), ("posterior", "0"), ("posterior", "1"), ("mine", "0")}
+    assert {(row["arm"], row["seed"]) for row in rows} == runs
+    assert all({"1", "2"} == {row["steps"] for row in rows if (row["arm"], row["seed"]) == run} for run in runs)
+    assert len({row["unet_evaluations"] for row in rows}) == 1
+    (verdict,) = json.loads((reproduced / "paper/results/claims.json").read_text())
+    assert verdict["id"] == "forward_beats_posterior" and verdict["seeds"] == 2
+    assert len(list((reproduced / "paper/ablations").glob("*.png"))) == 5
+    done = command(reproduced, "dvc", "repro", "ablations/dvc.yaml")
+    assert "up to date" in done.stdout
+    again = command(reproduced, "ufogen.stages.ablate", "ablations.arm=mine")
+    assert "already there" in again.stdout

@@ -4,6 +4,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from ufogen.errors import UserError
 from ufogen.training import checkpoint as module
 from ufogen.training.checkpoint import Checkpoint, Rounds, fingerprint
 from ufogen.training.loop import make_accelerator
@@ -49,14 +50,16 @@ def test_nothing_to_restore_is_update_0(tmp_path, model, accelerator):
     assert content(model) == {3.0}
 
 
-def test_checkpoint_of_another_run_is_ignored(tmp_path, model, accelerator):
+def test_checkpoint_of_another_run_is_refused_and_kept(tmp_path, model, accelerator):
     fill(model, 3.0)
     Checkpoint(tmp_path, accelerator, "run").save(7)
     fill(model, 5.0)
     other = Checkpoint(tmp_path, accelerator, "other run")
-    assert not other.exists()
-    assert other.load() == 0
+    for look in (other.exists, other.load):
+        with pytest.raises(UserError, match=f"step-0000007 is of a run with another.*delete {tmp_path} to start anew"):
+            look()
     assert content(model) == {5.0}
+    assert Checkpoint(tmp_path, accelerator, "run").load() == 7
 
 
 def test_newest_state_alone_is_kept(tmp_path, model, accelerator):
@@ -113,7 +116,6 @@ def test_interrupted_first_save_leaves_nothing(tmp_path, model, accelerator, mon
 def test_half_deleted_older_state_is_ignored(tmp_path, model, accelerator):
     Checkpoint(tmp_path, accelerator, "run").save(2)
     (tmp_path / "step-0000001").mkdir()  # a stop while the older state was being deleted
-    assert Checkpoint(tmp_path, accelerator, "other run").load() == 0
     assert Checkpoint(tmp_path, accelerator, "run").load() == 2
 
 

@@ -50,8 +50,9 @@ def state(task: DiffusionGAN) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def test_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path):
-    changes = {"warmup": 2, "decay": "cosine", "updates": RUN["updates"]}
+@pytest.mark.parametrize("engine", [{}, {"accumulation": 2, "ema_device": "cpu", "lora": (2, 2)}], ids=["default", "adapters"])
+def test_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path, engine):
+    changes = {"warmup": 2, "decay": "cosine", "updates": RUN["updates"]} | engine
     objective = Objective(r1_interval=2)
 
     def stopping(step):
@@ -99,11 +100,13 @@ def test_finished_run_is_not_trained_again(tmp_path):
     assert task.steps == []
 
 
-def test_run_of_another_fingerprint_starts_anew(tmp_path):
+def test_checkpoint_of_another_run_is_a_user_error_before_the_first_update(tmp_path):
     train(Counter(), tmp_path)
     task = Counter()
-    assert train(task, tmp_path, run="other run") == 0
-    assert task.steps == [0, 1, 2, 3, 4]
+    with pytest.raises(UserError, match="step-0000005 is of a run with another architecture, other settings"):
+        train(task, tmp_path, run="other run")
+    assert task.steps == []
+    assert train(Counter(), tmp_path) == 5  # what was there still stands
 
 
 def test_logged_values_are_means_since_the_last_logging(tmp_path):
@@ -150,3 +153,10 @@ def test_diverged_networks_are_a_user_error(tmp_path):
 def test_absent_gpu_is_a_user_error_with_a_remedy(device, precision, message):
     with pytest.raises(UserError, match=message):
         make_accelerator(device, precision)
+
+
+@pytest.mark.parametrize("engine", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_engine_that_takes_one_network_alone_is_a_user_error(monkeypatch, engine):
+    monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
+    with pytest.raises(UserError, match="does not train two networks here: use experiments/accelerate/ddp.yaml"):
+        make_accelerator("cpu", "no")

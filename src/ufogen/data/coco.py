@@ -6,14 +6,16 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
-from ufogen.data.crops import Filter, read_rgb, square
+from ufogen.config import CocoSplit, ResizeFilter
+from ufogen.data.crops import read_rgb, square
 from ufogen.errors import UserError
 from ufogen.randomness import numpy_generator
 
-SPLITS = ("train2014", "val2014", "train2017", "val2017")
+SPLITS = get_args(CocoSplit)
 
 
 @dataclass
@@ -52,7 +54,7 @@ def load(folder: str | Path, split: str, n: int, seed: int) -> CocoPairs:
     return pairs
 
 
-def images(paths: list[Path], resolution: int, filter: Filter = "lanczos", threads: int = 1) -> np.ndarray:
+def images(paths: list[Path], resolution: int, filter: ResizeFilter = "lanczos", threads: int = 1) -> np.ndarray:
     """The middle squares of image files, resized: (n, resolution, resolution, 3) uint8; for many images call it in parts.
 
     Raises `UserError` naming a file that cannot be read.

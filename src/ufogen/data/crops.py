@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from ufogen.config import ResizeFilter
 from ufogen.errors import UserError
 from ufogen.images import read_image, to_rgb
 
-Filter = Literal["box", "bilinear", "bicubic", "lanczos"]  # Pillow's, all of them with antialiasing
 CENTER = (0.5, 0.5)
 
 
@@ -25,7 +24,9 @@ def read_rgb(source: Path | bytes) -> Image.Image:
         raise UserError(f"image {'' if isinstance(source, bytes) else source} cannot be read: {error}") from error
 
 
-def square(image: Image.Image, resolution: int, filter: Filter = "lanczos", place: tuple[float, float] = CENTER) -> np.ndarray:
+def square(
+    image: Image.Image, resolution: int, filter: ResizeFilter = "lanczos", place: tuple[float, float] = CENTER
+) -> np.ndarray:
     """The largest square of an image, resized to (resolution, resolution, 3) uint8.
 
     `place`, each in [0, 1], says where it is cut: (0.5, 0.5) is the centre, (0, 0) left and top. The filter sees over the

@@ -12,6 +12,11 @@ An update, in the notation of the paper (s = t - k):
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
@@ -20,10 +25,35 @@ from torch import Tensor
 from ufogen import config, losses
 from ufogen.data.encoded import EncodedBatch
 from ufogen.errors import UserError
-from ufogen.networks import Discriminator, Generator, frozen
+from ufogen.networks import Discriminator, Generator, frozen, trainable
 from ufogen.optimization import learning_rate, set_learning_rate
 from ufogen.randomness import Draws
 from ufogen.schedule import CLEAN, Schedule
+from ufogen.training.optimizers import make_optimizer
+
+
+@dataclass
+class Items:
+    """What an update draws for each of its b items, ready to be divided into micro-batches."""
+
+    x_0: Tensor  # (b, 4, 8, 8), as x_s, x_t and the noise
+    x_s: Tensor
+    x_t: Tensor
+    t: Tensor  # (b,)
+    s: Tensor
+    states: Tensor  # (b, tokens, width)
+    states_fake: Tensor  # the captions of D's fakes
+    mismatched: Tensor  # (b,), where D's fake is a real sample under another item's caption
+    noise_s: Tensor  # of x'_s
+    noise_t: Tensor | None  # of x'_t in the forward-KL reconstruction
+
+    def split(self, n: int) -> list[Items]:
+        """n parts of b / n items."""
+        values = [getattr(self, field.name) for field in fields(self)]
+        return [Items(*part) for part in zip(*([None] * n if v is None else v.chunk(n) for v in values), strict=True)]
+
+
+Generate = Callable[[Items, bool], tuple[Tensor, Tensor]]  # x'_0 and x'_s of a part, with or without a graph
 
 
 class DiffusionGAN:
@@ -54,127 +84,189 @@ class DiffusionGAN:
                 raise UserError(f"parameter objective.{name} is {getattr(objective, name)}; allowed: 0 ... 1")
         self.generator, self.discriminator, self.schedule = generator, discriminator, schedule
         self.objective, self.trainer = objective, trainer
-        self.average = EMAModel(generator.parameters(), decay=trainer.ema_decay, foreach=True)
+        self.trained = trainable(generator)
+        self.average = EMAModel(self.trained, decay=trainer.ema_decay, foreach=True)
 
     def prepare(self, accelerator: Accelerator) -> None:
         """Make the optimizers and hand everything that has state to accelerate."""
         self.accelerator, tr = accelerator, self.trainer
-        betas = (tr.beta1, tr.beta2)
-        optimizer_g = torch.optim.Adam(self.generator.parameters(), lr=tr.generator_learning_rate, betas=betas, fused=True)
-        optimizer_d = torch.optim.Adam(
-            self.discriminator.parameters(), lr=tr.discriminator_learning_rate, betas=betas, fused=True
-        )
+        optimizer_g = make_optimizer(self.generator, tr.generator_learning_rate, tr)
+        optimizer_d = make_optimizer(self.discriminator, tr.discriminator_learning_rate, tr)
+        for network in (self.generator, self.discriminator):
+            if tr.gradient_checkpointing:
+                network.unet.enable_gradient_checkpointing()
+            if tr.compile:  # in place, so that every pass has it, that of D in G's loss too
+                network.unet.compile_repeated_blocks()
         self.generator, self.discriminator, self.optimizer_g, self.optimizer_d = accelerator.prepare(
             self.generator, self.discriminator, optimizer_g, optimizer_d
         )
-        self.average.to(accelerator.device)
+        self.average.to(self._average_device)
         self.schedule.to(accelerator.device)
         accelerator.register_for_checkpointing(self.average)
-        compile_ = torch.compile if tr.compile else lambda network: network
-        self.G, self.D = compile_(self.generator), compile_(self.discriminator)
 
     def update(self, batch: EncodedBatch, step: int, draws: Draws) -> dict[str, Tensor]:
-        """One optimizer step of D, then one of G. Returns scalars, among them both adversarial losses."""
-        o, tr = self.objective, self.trainer
-        generates = step % tr.generator_interval == 0
-        self._set_learning_rates(step)
-        x_0 = batch.latents.to(self.accelerator.device, torch.float32)  # (b, 4, 8, 8)
-        states = batch.states.to(self.accelerator.device, torch.float32)  # (b, tokens, width)
-        t, s = self._timesteps(draws, len(x_0))
-        x_s = self.schedule.q(x_0, s).sample(draws.normal(x_0))
-        if o.coupling == "chained":
-            x_t = self.schedule.q_step(x_s, s, t).sample(draws.normal(x_0))
-        else:
-            x_t = self.schedule.q(x_0, t).sample(draws.normal(x_0))
+        """One optimizer step of D, then one of G. Returns scalars, among them both adversarial losses.
 
-        with torch.set_grad_enabled(generates), self.accelerator.autocast():
-            x_0_fake = self.G(x_t, t, states)
-        if o.parameterization == "forward":
-            law = self.schedule.q(x_0_fake, s)
-        else:
-            law = self.schedule.posterior(x_0_fake, x_t, t, s)
-        x_s_fake = law.sample(draws.normal(x_0))
+        With accumulation each step sums the gradients of several micro-batches. G's pass is then made twice, for D without
+        a graph and again for G once D has moved, so that no more than one micro-batch's graph is ever held.
+        """
+        tr = self.trainer
+        generates, discriminates = step % tr.generator_interval == 0, step % tr.discriminator_interval == 0
+        if not (generates or discriminates):
+            return {}
+        self._set_learning_rates(step)
+        parts = self._draw(batch, draws).split(tr.accumulation)
+        generate = self._generate
+        if len(parts) == 1:
+            shared = self._generate(parts[0], generates)
+
+            def generate(part: Items, graph: bool) -> tuple[Tensor, Tensor]:
+                return shared
 
         scalars: dict[str, Tensor] = {}
-        if step % tr.discriminator_interval == 0:
-            count = step // tr.discriminator_interval
-            scalars |= self._update_discriminator(x_s, x_s_fake.detach(), x_t, s, states, count)
+        if discriminates:
+            scalars |= self._update_discriminator(parts, generate, step // tr.discriminator_interval)
         if generates:
-            scalars |= self._update_generator(x_0, x_0_fake, x_s, x_s_fake, x_t, t, s, states, draws)
+            scalars |= self._update_generator(parts, generate)
         return scalars
 
     def unet_evaluations(self, updates: int) -> int:
         """Forward passes of a U-Net per item over a run: G, D on real and fake, D for G, and the lazy ones of R1."""
         o, tr = self.objective, self.trainer
         of_d, of_g = (len(range(0, updates, interval)) for interval in (tr.discriminator_interval, tr.generator_interval))
+        shared = 0
+        if tr.accumulation == 1:
+            shared = len(range(0, updates, math.lcm(tr.discriminator_interval, tr.generator_interval)))
         penalties = len(range(0, of_d, o.r1_interval)) if o.r1_weight else 0
-        return tr.batch_size * (updates + 2 * of_d + of_g + penalties)
+        return tr.batch_size * tr.accumulation * ((of_d + of_g - shared) + 2 * of_d + of_g + penalties)
 
-    def _update_discriminator(
-        self, x_s: Tensor, x_s_fake: Tensor, x_t: Tensor, s: Tensor, states: Tensor, count: int
-    ) -> dict[str, Tensor]:
-        o = self.objective
-        states_fake, mismatched = states, round(o.mismatched_share * len(x_s))
-        if mismatched:  # real samples under the caption of another item count as fake too
-            x_s_fake = torch.cat([x_s[:mismatched], x_s_fake[mismatched:]])
-            states_fake = torch.cat([states.roll(1, 0)[:mismatched], states[mismatched:]])
-        both = (torch.cat([x_s, x_s_fake]), torch.cat([s, s]), torch.cat([states, states_fake]), torch.cat([x_t, x_t]))
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[Generator]:
+        """The generator, which within the context has the averaged weights."""
+        self.average.store(self.trained)
+        self.average.copy_to(self.trained)
+        try:
+            yield self.accelerator.unwrap_model(self.generator)
+        finally:
+            self.average.restore(self.trained)
+
+    @property
+    def _average_device(self) -> torch.device | str:
+        return "cpu" if self.trainer.ema_device == "cpu" else self.accelerator.device
+
+    def _draw(self, batch: EncodedBatch, draws: Draws) -> Items:
+        """Timesteps, noised samples and noise of an update. Nothing here depends on how it is divided."""
+        o, device = self.objective, self.accelerator.device
+        x_0 = batch.latents.to(device, torch.float32)  # (b, 4, 8, 8)
+        states = batch.states.to(device, torch.float32)  # (b, tokens, width)
+        t, s = self._timesteps(draws, len(x_0))
+        x_s = self.schedule.q(x_0, s).sample(draws.normal(x_0))
+        if o.coupling == "chained":
+            x_t = self.schedule.q_step(x_s, s, t).sample(draws.normal(x_0))
+        else:
+            x_t = self.schedule.q(x_0, t).sample(draws.normal(x_0))
+        noise_s = draws.normal(x_0)
+        noise_t = draws.normal(x_0) if o.reconstruction == "forward_kl" else None
+        mismatched = torch.arange(len(x_0), device=device) < round(o.mismatched_share * len(x_0))
+        states_fake = torch.where(mismatched[:, None, None], states.roll(1, 0), states)
+        return Items(x_0, x_s, x_t, t, s, states, states_fake, mismatched, noise_s, noise_t)
+
+    def _generate(self, part: Items, graph: bool) -> tuple[Tensor, Tensor]:
+        """x'_0 and x'_s (b, 4, 8, 8); with a graph, gradients reach G."""
+        with torch.set_grad_enabled(graph):
+            with self.accelerator.autocast():
+                x_0_fake = self.generator(part.x_t, part.t, part.states)
+            if self.objective.parameterization == "forward":
+                law = self.schedule.q(x_0_fake, part.s)
+            else:
+                law = self.schedule.posterior(x_0_fake, part.x_t, part.t, part.s)
+            return x_0_fake, law.sample(part.noise_s)
+
+    def _micro_batches(self, parts: list[Items], network: torch.nn.Module) -> Iterator[Items]:
+        """The parts one after another; processes exchange the gradients of `network` at the last one alone."""
+        for part in parts[:-1]:
+            with self.accelerator.no_sync(network):
+                yield part
+        yield parts[-1]
+
+    def _update_discriminator(self, parts: list[Items], generate: Generate, count: int) -> dict[str, Tensor]:
+        penalized = self.objective.r1_weight > 0 and count % self.objective.r1_interval == 0
+        self.optimizer_d.zero_grad()
+        scalars = []
+        for part in self._micro_batches(parts, self.discriminator):
+            loss, found = self._discriminator_loss(part, generate(part, False)[1].detach(), penalized)
+            self.accelerator.backward(loss / len(parts))
+            scalars.append(found)
+        self._clip(self.discriminator)
+        self.optimizer_d.step()
+        return _means(scalars)
+
+    def _discriminator_loss(self, part: Items, x_s_fake: Tensor, penalized: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        o, x_s, x_t, s = self.objective, part.x_s, part.x_t, part.s
+        # real samples under the caption of another item count as fake too
+        x_s_fake = torch.where(part.mismatched[:, None, None, None], x_s, x_s_fake)
+        states = torch.cat([part.states, part.states_fake])
         with self.accelerator.autocast():
-            real, fake = self.D(*both).chunk(2)
+            logits = self.discriminator(torch.cat([x_s, x_s_fake]), torch.cat([s, s]), states, torch.cat([x_t, x_t]))
+        real, fake = logits.chunk(2)
         loss = losses.discriminator_loss(real, fake, o.adversarial)
         scalars = {"loss_d": loss.detach(), "logit_real": real.detach().mean(), "logit_fake": fake.detach().mean()}
-        if o.r1_weight and count % o.r1_interval == 0:
+        if penalized:
             x_s = x_s.detach().requires_grad_()
-            # not the compiled D, which cannot be differentiated twice
-            logits = self.discriminator(x_s, s, states, x_t)
+            with self._eager():
+                logits = self.discriminator(x_s, s, part.states, x_t)
             penalty = losses.r1_penalty(logits, x_s, self.schedule.alpha_bar(s) if o.r1_variable == "x_0" else None)
             # the interval's factor keeps the mean strength that of a penalty at every update
             loss = loss + o.r1_weight * o.r1_interval * penalty
             scalars["r1"] = penalty.detach()
-        self.optimizer_d.zero_grad()
-        self.accelerator.backward(loss)
-        self._clip(self.discriminator)
-        self.optimizer_d.step()
-        return scalars
+        return loss, scalars
 
-    def _update_generator(
-        self,
-        x_0: Tensor,
-        x_0_fake: Tensor,
-        x_s: Tensor,
-        x_s_fake: Tensor,
-        x_t: Tensor,
-        t: Tensor,
-        s: Tensor,
-        states: Tensor,
-        draws: Draws,
-    ) -> dict[str, Tensor]:
-        o = self.objective
+    def _update_generator(self, parts: list[Items], generate: Generate) -> dict[str, Tensor]:
+        self.optimizer_g.zero_grad()
+        scalars, at_last = [], []
         discriminator = self.accelerator.unwrap_model(self.discriminator, keep_torch_compile=False)
-        with frozen(discriminator), self.accelerator.autocast():
-            adversarial = losses.generator_loss(discriminator(x_s_fake, s, states, x_t), o.adversarial)
-        loss, scalars = adversarial, {"loss_g": adversarial.detach()}
+        with frozen(discriminator):  # the backward pass too, where checkpointing passes D again
+            for part in self._micro_batches(parts, self.generator):
+                x_0_fake, x_s_fake = generate(part, True)
+                loss, found = self._generator_loss(part, x_0_fake, x_s_fake, discriminator)
+                self.accelerator.backward(loss / len(parts))
+                scalars.append(found)
+                at_last.append(x_0_fake.detach()[part.t == self.schedule.num_timesteps - 1])
+                del x_0_fake, x_s_fake, loss  # and with them the graph, before the next part's is made
+        self._clip(self.generator)
+        self.optimizer_g.step()
+        self.average.to(self.accelerator.device)  # accelerate loads it on the CPU
+        self.average.step(self.trained)
+        self.average.to(self._average_device)
+        means = _means(scalars)
+        # a generator whose one-step samples lose or gain variance is on its way to collapse or divergence
+        if any(map(len, at_last)):
+            means["std_last"] = torch.cat(at_last).std()
+        return means
+
+    def _generator_loss(
+        self, part: Items, x_0_fake: Tensor, x_s_fake: Tensor, discriminator: Discriminator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        o, t, s = self.objective, part.t, part.s
+        with self.accelerator.autocast():
+            loss = losses.generator_loss(discriminator(x_s_fake, s, part.states, part.x_t), o.adversarial)
+        scalars = {"loss_g": loss.detach()}
         if o.reconstruction != "none":
             if o.reconstruction == "x_0":
-                pair, gamma = (x_0_fake, x_0), losses.gamma_weight(o.gamma, t, s, self.schedule)
+                pair, gamma = (x_0_fake, part.x_0), losses.gamma_weight(o.gamma, t, s, self.schedule)
             elif o.reconstruction == "x_s":
-                pair, gamma = (x_s_fake, x_s), losses.forward_kl_weight(t, s, self.schedule)
+                pair, gamma = (x_s_fake, part.x_s), losses.forward_kl_weight(t, s, self.schedule)
             else:
-                x_t_fake = self.schedule.q_step(x_s_fake, s, t).sample(draws.normal(x_0))
-                pair, gamma = (x_t_fake, x_t), losses.rediffusion_weight(t, s, self.schedule)
+                x_t_fake = self.schedule.q_step(x_s_fake, s, t).sample(part.noise_t)
+                pair, gamma = (x_t_fake, part.x_t), losses.rediffusion_weight(t, s, self.schedule)
             reconstruction = losses.reconstruction_loss(*pair, gamma)
             loss = loss + o.reconstruction_weight * reconstruction
             scalars["reconstruction"] = reconstruction.detach()
-        self.optimizer_g.zero_grad()
-        self.accelerator.backward(loss)
-        self._clip(self.generator)
-        self.optimizer_g.step()
-        self.average.step(self.generator.parameters())
-        # a generator whose one-step samples lose or gain variance is on its way to collapse or divergence
-        last = t == self.schedule.num_timesteps - 1
-        if last.any():
-            scalars["std_last"] = x_0_fake.detach()[last].std()
-        return scalars
+        return loss, scalars
+
+    def _eager(self) -> contextlib.AbstractContextManager:
+        """Round what is compiled, which cannot be differentiated twice."""
+        return torch.compiler.set_stance("force_eager") if self.trainer.compile else contextlib.nullcontext()
 
     def _timesteps(self, draws: Draws, n: int) -> tuple[Tensor, Tensor]:
         """t (n,) and s = max(t - k, clean). The grid is T-1, T-1-k, ...; its last step reaches clean data."""
@@ -201,3 +293,8 @@ class DiffusionGAN:
     def _clip(self, network: torch.nn.Module) -> None:
         if self.trainer.gradient_clip:
             self.accelerator.clip_grad_norm_(network.parameters(), self.trainer.gradient_clip)
+
+
+def _means(scalars: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of each scalar over micro-batches of one size."""
+    return {name: sum(part[name] for part in scalars) / len(scalars) for name in scalars[0]}

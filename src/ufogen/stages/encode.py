@@ -1,28 +1,51 @@
-"""Encode the training pairs once: latents and token states, memory-mapped by training."""
+"""Encode the training pairs once: latents and token states, memory-mapped by training.
+
+Shards may be shared by many processes, and a stopped stage goes on with the shards that are not done:
+`torchrun --nproc_per_node 8 -m ufogen.stages.encode data.source=webdataset data.path=FOLDER`.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import torch
+from accelerate import PartialState
 from tqdm import tqdm
 
 from ufogen import config
 from ufogen.base.autoencoder import encode_images
 from ufogen.base.text import encode_text
+from ufogen.data.encoder import Encoder
+from ufogen.data.shard_encoding import encode_shard, shard_card
+from ufogen.data.shards import open_shards
+from ufogen.errors import UserError
 from ufogen.pipeline import load_base
 from ufogen.randomness import torch_generator
-from ufogen.stages.common import ARTIFACTS, publish, require_space, run
+from ufogen.stages.common import ARTIFACTS, publish, require_space, run, sha256
 from ufogen.stages.prepare import read_pairs
+from ufogen.training.checkpoint import fingerprint
 from ufogen.training.loop import make_accelerator
 
 BLOCK = 256  # pairs a pass; each block's latents are drawn with a generator of its own
 
 
 def main(c: config.Config) -> None:
-    """Write artifacts/encoded: latents.npy (n, 4, 8, 8) and states.npy (n, tokens, width), float16."""
+    """Write artifacts/encoded: latents (n, 4, h, w) and token states (n, tokens, width), float16, and a card."""
+    if c.data.source == "coco":
+        raise UserError("parameter data.source is coco, which is for evaluation; allowed for training: nouns, webdataset")
+    if c.data.source == "webdataset":
+        encode_shards(c)
+    else:
+        encode_nouns(c)
+
+
+def encode_nouns(c: config.Config) -> None:
+    """One file each for latents and states."""
     device = make_accelerator(c.device, "no").device
     pipeline = load_base(ARTIFACTS / "base").to(device)
     pairs = read_pairs(ARTIFACTS / "data" / "train")
@@ -41,6 +64,63 @@ def main(c: config.Config) -> None:
         latents.flush()
         states.flush()
         (out / "card.json").write_text(json.dumps({"n": n, "latents": latents.shape, "states": states.shape}))
+
+
+def encode_shards(c: config.Config) -> None:
+    """A file each a shard. Work in progress has a folder for each combination of settings, so that nothing is mixed."""
+    target = ARTIFACTS / "encoded"
+    if not c.data.cache:
+        with publish(target) as out:  # training encodes for itself; the folder says so
+            (out / "card.json").write_text(json.dumps({"cache": False}))
+        return
+    cpu = c.device == "cpu" or not torch.cuda.is_available()
+    PartialState(cpu=cpu, timeout=timedelta(days=7))  # the processes wait for the slowest at the end
+    accelerator = make_accelerator(c.device, "no")
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    shards = open_shards(c.data, ARTIFACTS / "shards", rank, world_size, accelerator.wait_for_everyone)
+    run_id = identity(c)
+    work = ARTIFACTS / "checkpoints" / f"encode-{run_id}"
+    if accelerator.is_main_process:
+        if read_run(target) == run_id and not work.exists():
+            target.rename(work)  # shards that came or changed since are added
+        work.mkdir(parents=True, exist_ok=True)
+    accelerator.wait_for_everyone()
+    encoder = Encoder(load_base(ARTIFACTS / "base"), c.data, c.seed, accelerator.device)
+    wanted = [(shard, rows) for shard, rows in zip(shards.shards, shards.rows, strict=True) if len(rows)]
+    missing = [(shard, rows) for shard, rows in wanted if shard_card(shard, work) is None]
+    accelerator.wait_for_everyone()  # until here none has encoded any, so all have the same list
+    mine = missing[rank::world_size]
+    for shard, rows in tqdm(mine, desc="encoding", unit="shards", disable=not accelerator.is_main_process):
+        encode_shard(shard, rows, encoder, work)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        for stopped in work.glob(".*"):  # what stopped processes left
+            shutil.rmtree(stopped)
+        cards = {f"-{shard.path.stem}": shard_card(shard, work) for shard, _ in wanted}
+        sizes = {name: card["n"] for name, card in cards.items() if card["n"]}
+        if not sizes:
+            raise UserError(f"none of the {len(shards)} images of data.path {c.data.path} can be read")
+        counts = shards.counts | {"broken_images": sum(card["broken_images"] for card in cards.values())}
+        card = {"n": sum(sizes.values()), "shards": sizes, "run": run_id, "resolution": encoder.resolution, "counts": counts}
+        (work / "card.json").write_text(json.dumps(card | {"data": config.to_dict(c.data)}, indent=1))
+        shutil.rmtree(target, ignore_errors=True)
+        work.rename(target)
+        print(f"{card['n']} pairs of {len(sizes)} shards: {counts}")
+    accelerator.wait_for_everyone()
+
+
+def identity(c: config.Config) -> str:
+    """A short hash of all that decides what the pairs of shards are encoded to."""
+    free = ("cache", "workers", "encode_batch_size", "train_size", "evaluation_size", "node_modules", "split")
+    settings = {key: value for key, value in config.to_dict(c.data).items() if key not in free}
+    weights = [sha256(ARTIFACTS / "base" / part) for part in ("vae", "text_encoder")]
+    return fingerprint(c.seed, settings, str(Path(c.data.path).resolve()), weights)
+
+
+def read_run(folder: Path) -> str | None:
+    """The identity of the shards' encoding in a folder, None where there is none."""
+    card = folder / "card.json"
+    return json.loads(card.read_text()).get("run") if card.is_file() else None
 
 
 def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:

@@ -9,19 +9,19 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
 from ufogen import config
+from ufogen.base.checkpoints import load_checkpoint
 from ufogen.base.models import assemble
 from ufogen.errors import UserError
-from ufogen.pipeline import load_base
 from ufogen.stages.common import ARTIFACTS, publish, run, sha256
 
 HASHES = "sha256.json"
 
 
 def main(c: config.Config) -> None:
-    """Write artifacts/base from the released weights, from weights trained here, or from any Stable Diffusion folder."""
+    """Write artifacts/base from the released weights, from weights trained here, or from a Stable Diffusion checkpoint."""
     folder = Path(c.base.path)
-    if c.base.source == "diffusers":
-        pipeline = load_base(folder)
+    if c.base.source not in ("released", "pretrained"):
+        pipeline = load_checkpoint(c.base)
     else:
         if c.base.source == "released":
             check_hashes(folder)
@@ -32,7 +32,7 @@ def main(c: config.Config) -> None:
         )
     with publish(ARTIFACTS / "base") as out:
         pipeline.save_pretrained(out)
-    print(f"base: {c.base.source} from {folder}")
+    print(f"base: {c.base.source} from {c.base.path}")
 
 
 def check_hashes(folder: Path) -> None:

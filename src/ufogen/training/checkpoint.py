@@ -10,9 +10,11 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from ufogen.errors import UserError
+
 
 def fingerprint(*parts: object) -> str:
-    """A short hash of everything that decides the run's result. A checkpoint with another one is not continued."""
+    """A short hash of everything that decides the run's result. A checkpoint with another one is refused."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -41,11 +43,14 @@ class Checkpoint:
         self.accelerator.wait_for_everyone()
 
     def exists(self) -> bool:
-        """Whether there is a state of this run to continue."""
+        """Whether there is a state of this run to continue. Raises `UserError` where there is one of another run."""
         return self._newest() is not None
 
     def load(self) -> int:
-        """Restore the newest state of this run and return its number of updates, or 0 where there is none."""
+        """Restore the newest state of this run and return its number of updates, or 0 where there is none.
+
+        Raises `UserError` where there is a state of another run, which starting anew would delete.
+        """
         folder = self._newest()
         if folder is None:
             return 0
@@ -53,9 +58,15 @@ class Checkpoint:
         return int(folder.name.removeprefix("step-"))
 
     def _newest(self) -> Path | None:
-        for card in sorted(self.folder.glob("step-*/run.json"), reverse=True):  # a half-deleted folder may lack it
+        cards = sorted(self.folder.glob("step-*/run.json"), reverse=True)  # a half-deleted folder may lack its card
+        for card in cards:
             if json.loads(card.read_text())["run"] == self.run:
                 return card.parent
+        if cards:
+            raise UserError(
+                f"checkpoint {cards[0].parent} is of a run with another architecture, other settings, data or number of "
+                f"processes: give it the same again to continue it, or delete {self.folder} to start anew"
+            )
         return None
 
     def clear(self) -> None:

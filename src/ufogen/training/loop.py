@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 from tqdm import tqdm
 
@@ -31,7 +32,13 @@ class Task(Protocol):
 
 
 def make_accelerator(device: str, precision: str) -> Accelerator:
-    """An Accelerator on the device asked for. Raises `UserError` where it is not there."""
+    """An Accelerator on the device asked for.
+
+    Raises `UserError` where the device is not there, and for an engine that cannot train two networks.
+    """
+    for engine in ("FSDP", "DeepSpeed", "Megatron_LM"):
+        if parse_flag_from_env(f"ACCELERATE_USE_{engine.upper()}"):
+            raise UserError(f"{engine} does not train two networks here: use experiments/accelerate/ddp.yaml or one_gpu.yaml")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("parameter device is cuda, but torch sees no GPU: use device=auto or device=cpu")
     if precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
@@ -66,7 +73,7 @@ def fit(
 
     Raises
     ------
-    UserError: a logged scalar is no longer finite.
+    UserError: a logged scalar is no longer finite, or `folder` has a checkpoint of another run.
     """
     task.prepare(accelerator)
     checkpoint = Checkpoint(folder, accelerator, run)

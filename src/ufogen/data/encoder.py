@@ -1,0 +1,66 @@
+"""Image files and captions to what training sees, through the frozen halves of the base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+
+from ufogen import config
+from ufogen.base.autoencoder import to_model_range
+from ufogen.base.text import encode_text
+from ufogen.data.crops import CENTER, read_rgb, square
+from ufogen.data.encoded import EncodedBatch
+from ufogen.data.shards import Shard
+from ufogen.randomness import numpy_generator, torch_generator
+
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Decoded:
+    """An image (resolution, resolution, 3) uint8 with its caption, and the number of its draws."""
+
+    image: np.ndarray
+    caption: str
+    key: tuple[int, int]
+
+
+class Encoder:
+    """Every draw, of the crop's place and of the autoencoder's noise, is keyed by the pair alone.
+
+    A pair's latents are therefore the same in whatever batch, process or epoch it is encoded, up to rounding.
+    """
+
+    def __init__(self, base: StableDiffusionPipeline, settings: config.Data, seed: int, device: torch.device | str):
+        self.vae, self.text_encoder, self.tokenizer = base.vae.to(device), base.text_encoder.to(device), base.tokenizer
+        self.settings, self.seed = settings, seed
+        self.resolution = settings.resolution or base.unet.config.sample_size * base.vae_scale_factor
+
+    def decode(self, shard: Shard, row: int) -> Decoded:
+        """A pair of a shard, cut to a square. Raises `UserError` where its image is broken."""
+        key, (data, caption) = shard.key(row), shard.read(row)
+        place = CENTER if self.settings.crop == "center" else numpy_generator(self.seed, "crop", *key).random(2)
+        return Decoded(square(read_rgb(data), self.resolution, self.settings.resize_filter, tuple(place)), caption, key)
+
+    @torch.no_grad()
+    def encode(self, pairs: list[Decoded]) -> EncodedBatch:
+        """Latents, a sample of the autoencoder's Gaussian each, and token states, float16 on the encoder's device."""
+        latents, states = [], []
+        device, size = self.vae.device, self.settings.encode_batch_size
+        precision = self.settings.encode_precision
+        for start in range(0, len(pairs), size):
+            part = pairs[start : start + size]
+            with torch.autocast(device.type, DTYPES[precision], enabled=precision != "no"):
+                posterior = self.vae.encode(to_model_range(np.stack([p.image for p in part]), device)).latent_dist
+                state = encode_text([p.caption for p in part], self.text_encoder, self.tokenizer)
+            noise = torch.stack([self._noise(p.key, posterior.mean.shape[1:]) for p in part]).to(device)
+            latent = posterior.mean.float() + posterior.std.float() * noise  # (b, c, h, w)
+            latents.append((latent * self.vae.config.scaling_factor).half())
+            states.append(state.half())
+        return EncodedBatch(torch.cat(latents), torch.cat(states))
+
+    def _noise(self, key: tuple[int, int], shape: torch.Size) -> torch.Tensor:
+        return torch.randn(shape, generator=torch_generator("cpu", self.seed, "encode", *key))

@@ -1,0 +1,93 @@
+"""Verdicts on claims, computed from the arms of the ablation study by tests that paper/claims.yaml fixes beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ufogen.errors import UserError
+
+LEVEL = 0.95
+
+
+@dataclass
+class Claim:
+    """A row of paper/claims.yaml; see its head for the meaning of the keys."""
+
+    id: str
+    statement: str
+    certainty: str
+    metric: str
+    effect: list[list[Any]]
+    test: str
+    margin: float
+
+
+def decide(claim: Claim, results: pd.DataFrame, curves: pd.DataFrame) -> dict[str, Any]:
+    """{id, statement, effect, interval, seeds, verdict} and what the verdict was computed from.
+
+    Parameters
+    ----------
+    results: a row for each arm, seed and number of sampling steps, with a column for the metric.
+    curves: a row for each arm, seed and `update`, with the metric of one-step samples.
+
+    Raises
+    ------
+    UserError: an unknown test, or fewer than two seeds that all arms of the claim share.
+    """
+    terms = [_values(claim, term, results, curves) for term in claim.effect]
+    paired = pd.concat(terms, axis=1, join="inner").sum(axis=1).sort_index()
+    if len(paired) < 2:
+        raise UserError(f"claim {claim.id}: {len(paired)} seeds are shared by its arms; at least 2 needed")
+    low, high = paired_interval(paired.to_numpy())
+    return {
+        "id": claim.id,
+        "statement": claim.statement,
+        "certainty": claim.certainty,
+        "metric": claim.metric,
+        "effect": float(paired.mean()),
+        "interval": [low, high],
+        "per_seed": [float(value) for value in paired],
+        "seeds": len(paired),
+        "test": claim.test,
+        "margin": claim.margin,
+        "verdict": verdict(claim.test, low, high, claim.margin),
+    }
+
+
+def verdict(test: str, low: float, high: float, margin: float) -> str:
+    """`reproduced`, `not reproduced` or `inconclusive` for an interval of the effect; ends on a border do not decide."""
+    if test == "greater":
+        yes, no = low > 0, high < margin
+        no = no and not yes
+    elif test == "equivalent":
+        yes, no = -margin < low and high < margin, high < -margin or low > margin
+    else:
+        raise UserError(f"test {test!r} of a claim is unknown; allowed: greater, equivalent")
+    return "reproduced" if yes else "not reproduced" if no else "inconclusive"
+
+
+def paired_interval(differences: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """Student's t interval of the mean of differences (n,), n >= 2, one a seed."""
+    scale = stats.sem(differences)
+    if scale == 0:
+        return float(differences[0]), float(differences[0])
+    low, high = stats.t.interval(level, len(differences) - 1, loc=differences.mean(), scale=scale)
+    return float(low), float(high)
+
+
+def _values(claim: Claim, term: list[Any], results: pd.DataFrame, curves: pd.DataFrame) -> pd.Series:
+    coefficient, arm, where = term
+    if isinstance(where, dict):
+        rows = curves[curves["arm"] == arm]
+        rows = rows[rows["update"] >= where["share"] * rows["update"].max()]
+        rows = rows[rows["update"] == rows["update"].min()]
+    else:
+        rows = results[(results["arm"] == arm) & (results["steps"] == where)]
+    if rows.empty:
+        raise UserError(f"claim {claim.id}: no result of arm {arm} at {where}")
+    return coefficient * rows.set_index("seed")[claim.metric]

@@ -1,0 +1,100 @@
+"""Figures of the ablation study; every point is the mean over seeds and its bar the 95 % t interval where there are several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ufogen.evaluation.claims import paired_interval
+from ufogen.figures.samples import rows_of_samples
+from ufogen.figures.style import COLOURS, plt, save_figure
+
+LOOKS = {  # arm: label, colour
+    "ufogen": ("UFOGen", COLOURS["ufogen"]),
+    "siddm": ("SIDDM", COLOURS["ddim"]),
+    "posterior": ("posterior", COLOURS["dpm++"]),
+    "scratch_generator": ("G from scratch", "#8a5a9e"),
+    "scratch_discriminator": ("D from scratch", "#b8860b"),
+    "scratch": ("both from scratch", COLOURS["real"]),
+}
+TITLES = {"kid_lite0": "KID-Lite0, one step (lower is better)", "attribute_accuracy": "attributes, one step (higher is better)"}
+
+
+def quality_by_arm(results: pd.DataFrame, path: Path) -> None:
+    """One-step KID-Lite0 and attributes of every arm, the best on top; a line marks UFOGen."""
+    one = results[results["steps"] == 1]
+    order = one.groupby("arm")["kid_lite0"].mean().sort_values(ascending=False).index
+    figure, axes = plt.subplots(1, 2, figsize=(9, 0.26 * len(order) + 1), sharey=True, layout="constrained")
+    for axis, (metric, title) in zip(axes, TITLES.items(), strict=True):
+        for height, arm in enumerate(order):
+            values = one.loc[one["arm"] == arm, metric].to_numpy()
+            colour = COLOURS["ufogen"] if arm == "ufogen" else COLOURS["ddim"]
+            _point(axis, values.mean(), height, values, colour, horizontal=True)
+        if (one["arm"] == "ufogen").any():
+            axis.axvline(one.loc[one["arm"] == "ufogen", metric].mean(), color=COLOURS["ufogen"], lw=0.8, ls=":")
+        axis.set_title(title, loc="left")
+    axes[0].set_yticks(range(len(order)), order)
+    save_figure(figure, path)
+
+
+def quality_against_sampling_steps(
+    results: pd.DataFrame, path: Path, arms: tuple[str, ...] = ("ufogen", "siddm", "posterior")
+) -> None:
+    """KID-Lite0 and attributes against sampling steps."""
+    _lines(results, "steps", arms, "sampling steps", path)
+
+
+def quality_against_step_size(results: pd.DataFrame, objectives: dict[str, dict], path: Path) -> None:
+    """One-step quality against k for both parameterisations, from the arms that differ from UFOGen in these alone."""
+    reference = objectives["ufogen"]
+    rows = []
+    for arm, objective in objectives.items():
+        differing = {key for key in reference if objective[key] != reference[key]}
+        if differing <= {"step_size", "parameterization"}:
+            found = results[(results["arm"] == arm) & (results["steps"] == 1)]
+            rows.append(found.assign(k=objective["step_size"], arm=objective["parameterization"]))
+    _lines(pd.concat(rows), "k", ("forward", "posterior"), "step size k", path)
+
+
+def convergence(curves: pd.DataFrame, path: Path, arms: tuple[str, ...] = tuple(LOOKS)[:1] + tuple(LOOKS)[3:]) -> None:
+    """One-step validation quality against updates, with and without initialisation from the base."""
+    _lines(curves, "update", arms, "updates", path, logarithmic=False)
+
+
+def samples_by_arm(pictures: dict[str, np.ndarray], prompts: list[str], path: Path, columns: int = 8) -> None:
+    """One-step samples (n, h, w, 3) of each arm's first seed from the same noise."""
+    note = "One sampling step, the same noise and prompts in every row; the first evaluation prompts, nothing is picked."
+    rows = {arm: images[:columns] for arm, images in pictures.items()}
+    rows_of_samples(rows, prompts[:columns], note, path)
+
+
+def _lines(frame: pd.DataFrame, x: str, arms: tuple[str, ...], label: str, path: Path, logarithmic: bool = True) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    looks = LOOKS | {"forward": ("forward", COLOURS["ufogen"])}
+    for axis, (metric, title) in zip(axes, TITLES.items(), strict=True):
+        for arm in arms:
+            name, colour = looks[arm]
+            groups = frame[frame["arm"] == arm].groupby(x)[metric]
+            if not len(groups):
+                continue
+            axis.plot(groups.mean().index, groups.mean(), color=colour, lw=1.4, label=name)
+            for value, group in groups:
+                _point(axis, value, group.mean(), group.to_numpy(), colour)
+        ticks = sorted(frame.loc[frame["arm"].isin(arms), x].unique())
+        if logarithmic:
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axis.xaxis.minorticks_off()
+        axis.set_xlabel(label)
+        axis.set_title(title if x != "steps" else title.replace(", one step", ""), loc="left")
+    axes[0].legend()
+    save_figure(figure, path)
+
+
+def _point(axis: plt.Axes, x: float, y: float, values: np.ndarray, colour: str, horizontal: bool = False) -> None:
+    axis.plot(x, y, "o", color=colour, ms=4)
+    if len(values) > 1:
+        ends = paired_interval(values)
+        axis.plot(*((ends, (y, y)) if horizontal else ((x, x), ends)), color=colour, lw=1.2, alpha=0.6)

@@ -1,0 +1,42 @@
+"""Run every arm of ablations/arms.yaml that has no result yet, `processes` of them at a time, one thread each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from ufogen import config
+from ufogen.errors import UserError
+from ufogen.stages.ablate import ARMS
+from ufogen.stages.common import run
+
+
+def main(c: config.Config) -> None:
+    """Arms with several seeds first, seed by seed. Raises `UserError` with the last line of an arm that failed."""
+    tree = OmegaConf.to_container(OmegaConf.load(ARMS))
+    jobs = [(arm, seed) for seed in tree["seeds"] for arm in tree["repeated"]] + [(arm, 0) for arm in tree["single"]]
+    with ThreadPoolExecutor(c.processes) as pool:
+        futures = {pool.submit(work, c, arm, seed): (arm, seed) for arm, seed in jobs}
+        try:
+            for future in tqdm(as_completed(futures), total=len(jobs), desc="arms"):
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def work(c: config.Config, arm: str, seed: int) -> None:
+    command = [sys.executable, "-m", "ufogen.stages.ablate", f"ablations.arm={arm}", f"seed={seed}", "threads=1"]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"arm {arm} with seed {seed} failed: {last}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,49 @@
+"""Compose experiments/ into what the stages read: params.yaml, and ablations/arms.yaml from the files of experiments/ablation.
+
+`python -m ufogen.stages.compose [OVERRIDE ...]`, for example `profile=gpu`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from ufogen.files import write_whole
+
+EXPERIMENTS = Path("experiments")
+HEADER = "# Written by `python -m ufogen.stages.compose` from experiments/ablation: one file an arm.\n"
+
+
+def parameters(overrides: list[str]) -> DictConfig:
+    """What params.yaml holds."""
+    with initialize_config_dir(str(EXPERIMENTS.resolve()), version_base=None):
+        return compose("config", overrides=overrides)
+
+
+def arms(overrides: list[str]) -> dict:
+    """What ablations/arms.yaml holds: names by their number of seeds, and each arm's own sections."""
+    found = {}
+    with initialize_config_dir(str(EXPERIMENTS.resolve()), version_base=None):
+        for path in sorted((EXPERIMENTS / "ablation").glob("*.yaml")):
+            tree = OmegaConf.to_container(compose("config", overrides=[*overrides, f"+ablation={path.stem}"]), resolve=True)
+            found[path.stem] = tree["ablation"] | {"objective": tree["objective"], "trainer": tree["trainer"]}
+    seeds = {arm["seeds"] for arm in found.values()}
+    most = max(seeds)
+    return {
+        "repeated": [name for name, arm in found.items() if arm["seeds"] == most],
+        "single": [name for name, arm in found.items() if arm["seeds"] != most],
+        "seeds": list(range(most)),
+        "arms": found,
+    }
+
+
+def main(overrides: list[str]) -> None:
+    write_whole(Path("params.yaml"), OmegaConf.to_yaml(parameters(overrides), resolve=True).encode())
+    write_whole(Path("ablations/arms.yaml"), (HEADER + OmegaConf.to_yaml(OmegaConf.create(arms(overrides)))).encode())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,160 @@
+"""Measure control by edges: one-step UFOGen and the teacher, each without and with the same control networks."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ufogen import config
+from ufogen.applications.control import KINDS, Control, ControlledUNet
+from ufogen.applications.edges import THRESHOLD, edge_agreement, edge_map, to_condition
+from ufogen.base.autoencoder import decode_latents, encode_images
+from ufogen.data.nouns import Nouns
+from ufogen.data.pairs import Pairs
+from ufogen.evaluation import features
+from ufogen.evaluation.alignment import attribute_accuracy
+from ufogen.evaluation.fidelity import fidelity
+from ufogen.networks import Generator
+from ufogen.sampling import sample_generator, sample_teacher
+from ufogen.stages.common import ARTIFACTS, RESULTS, publish, run, sha256, write_results
+from ufogen.stages.control_train import CONTROL
+from ufogen.stages.prepare import read_pairs
+from ufogen.stages.sample import Samplers
+from ufogen.training.loop import make_accelerator
+
+SAMPLES = ARTIFACTS / "control_samples"
+COLUMNS = (
+    "method", "control", "steps", "guidance", "scale", "seed", "n", "edge_f1", "edge_precision", "edge_recall",
+    "attribute_accuracy", "kid_lite0", "fd_lite0",
+)  # fmt: skip
+DEFINITIONS = {
+    "edges": "a pixel that differs from its right or lower neighbour by at least the threshold in one channel",
+    "edge_f1": "2 |both| / (|image's edges| + |asked edges|), pixel by pixel, mean over images",
+    "kid_lite0": "against the reference images of the evaluation prompts; subsets of half of the n images",
+    "gain": "edge_f1 with control less edge_f1 without, same prompts and noise",
+    "share_of_teacher_gain": "gain of one-step UFOGen over the teacher's; the demand is 0.5",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the comparison; the control is none, controlnet or adapter."""
+
+    method: str
+    control: str
+    steps: int
+    guidance: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}-{self.control}"
+
+
+def rows(c: config.Config) -> list[Row]:
+    """UFOGen in one step and the teacher with guidance."""
+    a = c.applications
+    both = (("ufogen", 1, 0.0), ("teacher", a.teacher_steps, c.sampler.guidance))
+    return [Row(method, control, steps, guidance) for method, steps, guidance in both for control in ("none", *KINDS)]
+
+
+def main(c: config.Config) -> None:
+    """Write paper/results/control.csv, its card control.json, and artifacts/control_samples."""
+    with publish(SAMPLES) as out:
+        table = measure_all(c, "floor", "evaluation", out)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _format(row[key]) for key in COLUMNS} for row in table)
+    card = {
+        "rows": table, "gain": gains(table), "definitions": DEFINITIONS, "threshold": THRESHOLD,
+        "training": {kind: json.loads((CONTROL / kind / "card.json").read_text()) for kind in KINDS},
+        "sha256": {kind: sha256(CONTROL / kind) for kind in KINDS} | {"generator": sha256(ARTIFACTS / "train" / "unet")},
+    }  # fmt: skip
+    write_results(RESULTS, {"control.csv": text.getvalue(), "control.json": json.dumps(card, indent=1) + "\n"})
+    print(json.dumps(card["gain"], indent=1))
+
+
+def measure_all(c: config.Config, asked: str, reference: str, out) -> list[dict]:
+    """A row a method: images for the captions and the edges of the set `asked`, KID against the set `reference`."""
+    device = make_accelerator(c.device, "no").device
+    nouns, n = Nouns.load(c.data.node_modules), min(c.applications.samples, c.data.evaluation_size)
+    whole = read_pairs(ARTIFACTS / "data" / asked)
+    pairs = Pairs(np.array(whole.images[:n]), whole.captions[:n], whole.parts[:n], whole.mentioned[:n])
+    edges = edge_map(pairs.images)
+    real = features.extract(np.array(read_pairs(ARTIFACTS / "data" / reference).images), device=device)
+    samplers = Samplers(c, device)
+    networks = {kind: load_control(kind, samplers) for kind in KINDS}
+    states = samplers.encode(pairs.captions)
+    table = []
+
+    def measure(row: Row, images: np.ndarray) -> None:
+        np.save(out / f"{row.name}.npy", images)
+        quality = fidelity(
+            features.extract(images, device=device), real, seed=c.seed, kid_subsets=c.evaluation.kid_subsets,
+            kid_subset_size=max(n // 2, 2), neighborhood=c.evaluation.neighborhood,
+        )  # fmt: skip
+        attributes = attribute_accuracy(images, pairs.parts, pairs.mentioned, nouns)["mean"]
+        found = edge_agreement(images, edges) | quality | {"attribute_accuracy": attributes}
+        scale = c.applications.scale if row.control in KINDS else 0.0
+        table.append(vars(row) | {"scale": scale, "seed": c.seed, "n": n} | found)
+
+    for row in tqdm(rows(c), desc="control", mininterval=5):
+        measure(row, sample(c, samplers, row, networks.get(row.control), states, edges))
+    measure(
+        Row("real", "autoencoder", 0, 0.0), decode_latents(encode_images(pairs.images, samplers.base.vae), samplers.base.vae)
+    )
+    return table
+
+
+def load_control(kind: str, samplers: Samplers) -> Control:
+    dtype = samplers.base.unet.dtype
+    return KINDS[kind].from_pretrained(CONTROL / kind, local_files_only=True).to(samplers.device, dtype).eval()
+
+
+@torch.no_grad()
+def sample(
+    c: config.Config, samplers: Samplers, row: Row, control: Control | None, states: Tensor, edges: np.ndarray
+) -> np.ndarray:
+    """Images of one row, (n, h, w, 3) uint8; every row has the same noise."""
+    images, size = [], c.sampler.batch_size
+    unet = samplers.generator.unet if row.method == "ufogen" else samplers.base.unet
+    for block, start in enumerate(range(0, len(states), size)):
+        some = states[start : start + size]
+        noise = samplers.noise(len(some), block)
+        network = unet
+        if control is not None:
+            condition = to_condition(edges[start : start + size], samplers.device)
+            network = ControlledUNet(unet, control, condition, c.applications.scale)
+        scheduler = samplers.base.scheduler.config
+        if row.method == "ufogen":
+            generator = Generator(network, samplers.schedule, scheduler.prediction_type)
+            latents = sample_generator(generator, noise, some, samplers.schedule, row.steps)
+        else:
+            latents = sample_teacher(network, noise, some, samplers.empty, scheduler, row.steps, row.guidance)
+        images.append(decode_latents(latents, samplers.base.vae))
+    return np.concatenate(images)
+
+
+def gains(table: list[dict]) -> dict[str, dict[str, float]]:
+    """For each control network the gain in edge agreement of both methods, and UFOGen's share of the teacher's."""
+    found = {(row["method"], row["control"]): row["edge_f1"] for row in table}
+    result = {}
+    for kind in KINDS:
+        ufogen, teacher = (found[method, kind] - found[method, "none"] for method in ("ufogen", "teacher"))
+        result[kind] = {"ufogen": ufogen, "teacher": teacher, "share_of_teacher_gain": ufogen / teacher if teacher else 0.0}
+    return result
+
+
+def _format(value: object) -> object:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,93 @@
+"""Verdicts: paired t intervals, what decides, and the committed claims."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+from scipy import stats
+
+from ufogen.errors import UserError
+from ufogen.evaluation.claims import Claim, decide, paired_interval, verdict
+
+ROOT = Path(__file__).parents[2]
+CLAIMS = [Claim(**claim) for claim in OmegaConf.to_container(OmegaConf.load(ROOT / "paper/claims.yaml"))]
+
+
+def claim(effect: list, test: str = "greater", margin: float = 0.05) -> Claim:
+    return Claim("c", "a is better than b", "recalled", "kid_lite0", effect, test, margin)
+
+
+def results(**values: list[float]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"arm": arm, "seed": seed, "steps": 1, "kid_lite0": value}
+        for arm, row in values.items()
+        for seed, value in enumerate(row)
+    )
+
+
+CURVES = pd.DataFrame(
+    {"arm": "a", "seed": seed, "update": update, "kid_lite0": 10 * seed + update}
+    for seed in range(3)
+    for update in (0, 60, 120)
+)
+
+
+def test_interval_is_the_one_of_scipys_paired_test():
+    a, b = np.array([1.0, 1.4, 0.9]), np.array([0.8, 1.0, 0.85])
+    expected = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert paired_interval(a - b) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize(
+    "test, low, high, expected",
+    [
+        ("greater", 0.01, 0.2, "reproduced"),
+        ("greater", -0.2, 0.04, "not reproduced"),
+        ("greater", -0.2, -0.1, "not reproduced"),
+        ("greater", -0.2, 0.2, "inconclusive"),
+        ("equivalent", -0.04, 0.04, "reproduced"),
+        ("equivalent", 0.06, 0.2, "not reproduced"),
+        ("equivalent", -0.2, -0.06, "not reproduced"),
+        ("equivalent", -0.2, 0.04, "inconclusive"),
+    ],
+)
+def test_verdicts(test, low, high, expected):
+    assert verdict(test, low, high, 0.05) == expected
+
+
+def test_effect_is_paired_by_seed_whatever_the_order_of_rows():
+    table = results(a=[1.0, 2.0, 3.0], b=[1.5, 2.5, 3.6]).sample(frac=1, random_state=0)
+    found = decide(claim([[1, "b", 1], [-1, "a", 1]]), table, CURVES)
+    assert found["per_seed"] == pytest.approx([0.5, 0.5, 0.6])
+    assert found["verdict"] == "reproduced" and found["seeds"] == 3
+
+
+def test_a_seed_that_one_arm_lacks_is_left_out():
+    found = decide(claim([[1, "b", 1], [-1, "a", 1]]), results(a=[1.0, 2.0], b=[1.5, 2.5, 9.0]), CURVES)
+    assert found["seeds"] == 2
+
+
+def test_share_takes_the_first_measurement_at_or_after_it():
+    found = decide(claim([[1, "a", {"share": 0.25}]]), results(a=[0.0]), CURVES)
+    assert found["per_seed"] == [60, 70, 80]
+
+
+def test_missing_arm_and_single_seed_and_unknown_test_are_errors():
+    with pytest.raises(UserError, match="no result of arm z at 1"):
+        decide(claim([[1, "z", 1]]), results(a=[1.0, 2.0]), CURVES)
+    with pytest.raises(UserError, match="1 seeds are shared"):
+        decide(claim([[1, "a", 1]]), results(a=[1.0]), CURVES)
+    with pytest.raises(UserError, match="allowed: greater, equivalent"):
+        decide(claim([[1, "a", 1]], "smaller"), results(a=[1.0, 2.0]), CURVES)
+
+
+@pytest.mark.parametrize("one", CLAIMS, ids=lambda one: one.id)
+def test_committed_claims_name_arms_that_run_with_several_seeds(one: Claim):
+    arms = OmegaConf.load(ROOT / "ablations/arms.yaml")
+    assert {term[1] for term in one.effect} <= set(arms.repeated)
+    assert len(arms.seeds) >= 3
+    assert one.test in ("greater", "equivalent") and one.certainty in ("confirmed", "single source", "recalled")
