@@ -57,7 +57,7 @@ def read(path: Path) -> list[Published]:
 
 
 def fid_against_steps_and_time(rows: list[Published], ours: pd.DataFrame | None, path: Path) -> None:
-    """FID on COCO-2017 5k. `ours` is paper/results/coco_val2017.csv, or None while nothing has been measured."""
+    """FID on COCO-2017 5k. `ours` are the rows of coco_val2017.json, or None while nothing comparable has been measured."""
     values = pd.DataFrame([vars(row) for row in rows if row.dataset == DATASET])
     table = values.pivot(index=["method", "steps"], columns="metric", values="value").reset_index()
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.0), sharey=True, layout="constrained")
