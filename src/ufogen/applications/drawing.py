@@ -21,7 +21,8 @@ MATCHED = ("in_channels", "cross_attention_dim", "block_out_channels")  # that a
 def load_controlnet(folder: Path, pipeline: StableDiffusionPipeline) -> ControlNetModel:
     """A ControlNet for this pipeline's U-Net. Raises `UserError` where there is none or it is for another."""
     if not (folder / "config.json").is_file():
-        raise UserError(f"control network {folder} is not a ControlNet's folder: it has no config.json")
+        made = "`dvc repro applications/dvc.yaml` makes artifacts/control/controlnet"
+        raise UserError(f"control network {folder} is not a ControlNet's folder: it has no config.json; {made}")
     try:
         control = ControlNetModel.from_pretrained(folder, local_files_only=True, torch_dtype=pipeline.unet.dtype)
     except Exception as error:  # diffusers raises many kinds for damaged files
