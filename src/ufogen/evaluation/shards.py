@@ -25,6 +25,8 @@ def write(path: Path, images: np.ndarray, captions: list[str], first: int, run: 
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}*.partial"):  # by a writer that was killed
+        left.unlink()
     write_whole(path, buffer.getvalue())
 
 

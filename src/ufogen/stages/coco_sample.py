@@ -31,7 +31,7 @@ from ufogen.training.checkpoint import fingerprint
 from ufogen.training.loop import make_accelerator
 
 FITTING = ("in_channels", "out_channels", "sample_size", "cross_attention_dim")  # a generator is a copy of its base
-SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
+SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
 OTHERS = {"ufogen": "base_unet", "teacher": "generator"}  # what a method does not sample with
 
 
@@ -80,7 +80,7 @@ class Samplers:
     def run(self, method: Method, captions: list[str], block: range) -> str:
         """What a shard is known by: another prompt, setting or weight gives another."""
         hashes = {name: digest for name, digest in self.sha256.items() if name != OTHERS[method.method]}
-        schedule = {key: self.base.scheduler.config[key] for key in SCHEDULE}
+        schedule = {key: self.base.scheduler.config.get(key) for key in SCHEDULE}
         return fingerprint(self.c.seed, self.c.coco.precision, schedule, hashes, vars(method), captions, block.start)
 
     def _sha256(self) -> dict[str, str]:
