@@ -58,7 +58,7 @@ EXAMPLES = {
   ufogen info artifacts/ufogen     a model folder
   ufogen info grid.png             how a picture was made""",
     "demo": """\
-  ufogen demo
+  ufogen demo                      the released model and its teacher
   ufogen demo --model artifacts/ufogen --base artifacts/base --port 8080""",
     "plan": """\
   ufogen plan profile=sd15 --gpus 8 --gpu h100-80gb
