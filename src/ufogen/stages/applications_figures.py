@@ -28,7 +28,7 @@ def main(c: config.Config) -> None:
     try:
         with publish(FIGURES) as out:
             draw(c, out)
-    except OSError as error:
+    except FileNotFoundError as error:
         raise UserError(f"{error.filename} not found: run `dvc repro applications/dvc.yaml` first") from error
 
 
