@@ -190,6 +190,8 @@ def test_flops_of_an_update_follow_the_intervals():
     assert plan.flops_an_item(found, objective, trainer) == 1 + (6 + 6 / 16) + (2 + 2)
     trainer.discriminator_interval, objective.r1_weight = 2, 0.0
     assert plan.flops_an_item(found, objective, trainer) == 1 + 6 / 2 + (2 + 2)
+    trainer.accumulation = 4  # G passes for D and again for itself
+    assert plan.flops_an_item(found, objective, trainer) == (1 / 2 + 1) + 6 / 2 + (2 + 2)
 
 
 # the whole plan

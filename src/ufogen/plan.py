@@ -58,17 +58,25 @@ def composed(overrides: list[str]) -> config.Config:
 
 
 def flops_an_item(found: dict[str, int], o: config.Objective, tr: config.Trainer) -> float:
-    """Mean FLOPs of an item in an update, with the updates that each network sits out and R1's interval."""
+    """Mean FLOPs of an item in an update, with the updates that each network sits out and R1's interval.
+
+    With accumulation G passes twice, for D and again for itself. Gradient checkpointing's passes are not counted: they are
+    no progress, and utilisation is stated without them.
+    """
     of_d = found["discriminator_forward"] + found["discriminator_backward"]
     of_d += found["penalty"] / o.r1_interval if o.r1_weight else 0
     of_g = found["generator_backward"] + found["discriminator_for_generator"]
-    return found["generator_forward"] + of_d / tr.discriminator_interval + of_g / tr.generator_interval
+    of_both = found["generator_forward"]
+    if tr.accumulation > 1:
+        of_both = found["generator_forward"] * (1 / tr.discriminator_interval + 1 / tr.generator_interval)
+    return of_both + of_d / tr.discriminator_interval + of_g / tr.generator_interval
 
 
 def make_plan(c: config.Config, gpus: int | None = None, gpu: str = "h100-80gb", mfu: float = 0.35) -> dict[str, Any]:
     """The whole plan as plain numbers: bytes, FLOPs, seconds. `mfu` is the share of the peak that is reached, an assumption.
 
-    `gpus` share the batch of all `c.processes` evenly. Raises `UserError` where they cannot, or for an unknown GPU or base.
+    `gpus` share the micro-batch of all `c.processes` evenly; adapters are planned for as full weights.
+    Raises `UserError` where they cannot share it, or for an unknown GPU or base.
     """
     if gpu not in GPUS:
         raise UserError(f"GPU {gpu!r} is unknown; allowed: {', '.join(GPUS)}")
@@ -78,6 +86,7 @@ def make_plan(c: config.Config, gpus: int | None = None, gpu: str = "h100-80gb",
     if gpus < 1 or together % gpus:
         raise UserError(f"{gpus} GPUs cannot share a batch of {together} evenly")
     batch, half, card = together // gpus, c.trainer.precision != "no", GPUS[gpu]
+    together *= c.trainer.accumulation
     parts = architecture(c.base)
     with FakeTensorMode():
         networks = Networks(parts["unet"], _tokens(parts), c.objective.critic_input == "joint")
