@@ -198,11 +198,11 @@ class Ablations:
 
     base: Denoiser = field(default_factory=lambda: Denoiser(channels=[32, 64, 64], rounds=[DenoiserRound()]))
     arm: str = "ufogen"  # a file of experiments/ablation
-    updates: Count = 240  # of every arm
+    updates: Count = 200  # of every arm
     steps: list[Count] = field(default_factory=lambda: [1, 2, 4])  # of sampling
     evaluation_size: Count = 400  # prompts of the evaluation set
     curve_size: Count = 150  # prompts of the validation set, for quality against updates ...
-    curve_every: Count = 60  # ... measured this often
+    curve_every: Count = 50  # ... measured this often
     pictures: Count = 8  # kept of each arm
 
 
