@@ -107,18 +107,30 @@ def test_finished_encoding_is_kept_and_takes_up_new_shards(place):
     assert len(Encoded("artifacts/encoded", 2, seed=0)) == 3 * SIZE
 
 
-def test_another_setting_is_not_mixed_in(place):
-    c = settings(place, 2)
+def test_another_setting_is_not_mixed_in_and_the_first_is_kept_aside(place):
+    c, other = settings(place, 2), settings(place, 2, crop="random")
     encode.main(c)
-    other = settings(place, 2, crop="random")
     with pytest.raises(UserError, match="other data or settings"):
         open_training_data(other, Accelerator(cpu=True), load_base("artifacts/base"))
     before = arrays("artifacts/encoded")
     encode.main(other)
     after = arrays("artifacts/encoded")
-    assert all(before[name] != after[name] for name in before if name.startswith("latents"))
-    assert all(before[name] == after[name] for name in before if name.startswith("states"))
+    assert all((before[name] == after[name]) == name.startswith("states") for name in before)
     open_training_data(other, Accelerator(cpu=True), load_base("artifacts/base"))
+    written = {path.name: path.stat().st_mtime_ns for path in Path("artifacts/checkpoints").glob("*/*.npy")}
+    encode.main(c)
+    assert arrays("artifacts/encoded") == before
+    assert {path.name: path.stat().st_mtime_ns for path in Path("artifacts/encoded").glob("*.npy")} == written
+
+
+def test_without_a_cache_the_stage_says_so_and_keeps_an_older_encoding_aside(place):
+    c = settings(place, 1)
+    encode.main(c)
+    before = arrays("artifacts/encoded")
+    encode.main(settings(place, 1, cache=False))
+    assert [path.name for path in Path("artifacts/encoded").iterdir()] == ["card.json"]
+    (aside,) = Path("artifacts/checkpoints").iterdir()
+    assert arrays(aside) == before
 
 
 @pytest.mark.slow
@@ -154,6 +166,7 @@ def test_batches_encoded_on_the_fly_are_those_of_the_cache(place):
     c.data.cache = False
     streamed = open_training_data(c, Accelerator(cpu=True), load_base("artifacts/base"))
     assert len(streamed) == len(cached) == 3 * SIZE
+    assert streamed.card["run"] == cached.card["run"]
     for step in (0, 1, 2, 5, 0):
         for name in ("latents", "states"):
             found, expected = getattr(streamed(step), name), getattr(cached(step), name)

@@ -67,19 +67,21 @@ def encode_nouns(c: config.Config) -> None:
 
 
 def encode_shards(c: config.Config) -> None:
-    """A file each a shard. Work in progress has a folder for each combination of settings, so that nothing is mixed."""
+    """A file each a shard. Each combination of settings has a folder of its own until it is whole, so that nothing is mixed."""
     target = ARTIFACTS / "encoded"
-    if not c.data.cache:
-        with publish(target) as out:  # training encodes for itself; the folder says so
-            (out / "card.json").write_text(json.dumps({"cache": False}))
-        return
     cpu = c.device == "cpu" or not torch.cuda.is_available()
     PartialState(cpu=cpu, timeout=timedelta(days=7))  # the processes wait for the slowest at the end
     accelerator = make_accelerator(c.device, "no")
     rank, world_size = accelerator.process_index, accelerator.num_processes
+    if not c.data.cache:
+        if accelerator.is_main_process:
+            set_aside(target)
+            with publish(target) as out:  # training encodes for itself; the folder says so
+                (out / "card.json").write_text(json.dumps({"cache": False}))
+        return
     shards = open_shards(c.data, ARTIFACTS / "shards", rank, world_size, accelerator.wait_for_everyone)
     run_id = identity(c)
-    work = ARTIFACTS / "checkpoints" / f"encode-{run_id}"
+    work = work_folder(run_id)
     if accelerator.is_main_process:
         if read_run(target) == run_id and not work.exists():
             target.rename(work)  # shards that came or changed since are added
@@ -103,6 +105,7 @@ def encode_shards(c: config.Config) -> None:
         counts = shards.counts | {"broken_images": sum(card["broken_images"] for card in cards.values())}
         card = {"n": sum(sizes.values()), "shards": sizes, "run": run_id, "resolution": encoder.resolution, "counts": counts}
         (work / "card.json").write_text(json.dumps(card | {"data": config.to_dict(c.data)}, indent=1))
+        set_aside(target)
         shutil.rmtree(target, ignore_errors=True)
         work.rename(target)
         print(f"{card['n']} pairs of {len(sizes)} shards: {counts}")
@@ -121,6 +124,20 @@ def read_run(folder: Path) -> str | None:
     """The identity of the shards' encoding in a folder, None where there is none."""
     card = folder / "card.json"
     return json.loads(card.read_text()).get("run") if card.is_file() else None
+
+
+def work_folder(run_id: str) -> Path:
+    """Where the shards are encoded to that `run_id` identifies."""
+    return ARTIFACTS / "checkpoints" / f"encode-{run_id}"
+
+
+def set_aside(target: Path) -> None:
+    """Shards' encoding made with other settings took days, maybe: it goes where those settings would find it again."""
+    run_id = read_run(target)
+    if run_id is not None and not work_folder(run_id).exists():
+        work_folder(run_id).parent.mkdir(parents=True, exist_ok=True)
+        target.rename(work_folder(run_id))
+        print(f"an encoding with other settings was moved to {work_folder(run_id)}")
 
 
 def _create(path: Path, shape: tuple[int, ...]) -> np.memmap:

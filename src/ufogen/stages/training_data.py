@@ -33,4 +33,6 @@ def open_training_data(c: config.Config, accelerator: Accelerator, base: StableD
     index = ARTIFACTS / "shards"
     shards = open_shards(c.data, index, rank, world_size, accelerator.wait_for_everyone)
     encoder = Encoder(base, c.data, c.seed, accelerator.device)
-    return Streamed(shards, encoder, index / f"broken_images-{rank}.json", *share)
+    data = Streamed(shards, encoder, index / f"broken_images-{rank}.json", *share)
+    data.card["run"] = identity(c)  # a checkpoint made with other settings is not continued
+    return data
