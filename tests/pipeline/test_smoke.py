@@ -33,7 +33,7 @@ def command(folder: Path, *arguments: str, check: bool = True) -> subprocess.Com
 
 def compose_parameters(folder: Path, *overrides: str) -> None:
     with initialize_config_dir(str(folder / "experiments"), version_base=None):
-        OmegaConf.save(compose("config", overrides=list(overrides)), folder / "params.yaml")
+        OmegaConf.save(compose("config", overrides=list(overrides)), folder / "params.yaml", resolve=True)
 
 
 @pytest.fixture(scope="module")

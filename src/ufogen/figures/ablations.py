@@ -17,7 +17,6 @@ LOOKS = {  # arm: label, colour
     "posterior": ("posterior", COLOURS["dpm++"]),
     "scratch_generator": ("G from scratch", "#8a5a9e"),
     "scratch_discriminator": ("D from scratch", "#b8860b"),
-    "scratch": ("both from scratch", COLOURS["real"]),
 }
 TITLES = {"kid_lite0": "KID-Lite0, one step (lower is better)", "attribute_accuracy": "attributes, one step (higher is better)"}
 
