@@ -58,9 +58,8 @@ def main(c: config.Config) -> None:
     with publish(FIGURES) as out:
         figures.quality_by_arm(results, out / "arms.png")
         figures.quality_against_sampling_steps(results, out / "sampling_steps.png")
-        figures.quality_against_step_size(
-            results, {name: arm["objective"] for name, arm in arms.items()}, out / "step_size.png"
-        )
+        alike = {name: arm["objective"] for name, arm in arms.items() if arm["trainer"] == arms["ufogen"]["trainer"]}
+        figures.quality_against_step_size(results, alike, out / "step_size.png")
         figures.convergence(curves, out / "convergence.png")
         figures.samples_by_arm(pictures, prompts, out / "samples.png")
     for claim in verdicts:
