@@ -84,7 +84,8 @@ def test_every_profile_is_a_valid_configuration(profile: str):
 
 def test_sd15_is_the_papers_setting_as_far_as_it_is_known():
     c = config.build(config.Config, composed("profile=sd15"))
-    assert c.base.source == "sd15" and c.processes * c.trainer.batch_size == 1024 and c.trainer.updates == 50_000
+    assert c.base.source == "sd15" and c.data.source == "webdataset" and c.trainer.updates == 50_000
+    assert c.processes * c.trainer.batch_size * c.trainer.accumulation == 1024
     assert (c.trainer.generator_learning_rate, c.trainer.discriminator_learning_rate) == (1e-6, 1e-4)
     assert (c.trainer.beta1, c.objective.step_size, c.objective.r1_weight, c.objective.r1_interval) == (0.0, 250, 1e-5, 16)
 
