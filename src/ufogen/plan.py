@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKL
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -23,8 +22,7 @@ from ufogen.base.architectures import ARCHITECTURES
 from ufogen.base.text import MAX_LENGTH
 from ufogen.errors import UserError
 from ufogen.footprint import Kept, Networks, activations, flops
-
-EXPERIMENTS = Path("experiments")
+from ufogen.stages.compose import EXPERIMENTS, parameters
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,7 @@ def composed(overrides: list[str]) -> config.Config:
     if not (EXPERIMENTS / "config.yaml").is_file():
         raise UserError(f"{EXPERIMENTS}/config.yaml not found: run from the repository's root")
     try:
-        with initialize_config_dir(str(EXPERIMENTS.resolve()), version_base=None):
-            tree = OmegaConf.to_container(compose("config", overrides=overrides), resolve=True)
+        tree = OmegaConf.to_container(parameters(overrides), resolve=True)
     except Exception as error:  # hydra's and its parser's exceptions share no base class
         raise UserError(f"parameters {' '.join(overrides)} cannot be composed: {str(error).splitlines()[0]}") from error
     return config.build(config.Config, tree)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ufogen import config
 from ufogen.base.autoencoder import decode_latents
 from ufogen.base.text import encode_text
+from ufogen.data.encoder import DTYPES
 from ufogen.errors import UserError
 from ufogen.evaluation import shards
 from ufogen.networks import Generator
@@ -40,7 +41,7 @@ class Samplers:
 
     def __init__(self, c: config.Config, wanted: list[Method], device: torch.device):
         self.c, self.device = c, device
-        dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[c.coco.precision]
+        dtype = DTYPES[c.coco.precision]
         try:
             self.base = load_base(c.coco.base).to(device, dtype)
         except UserError as error:  # the main chain's name for it
