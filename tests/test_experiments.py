@@ -62,7 +62,7 @@ def test_arms_differ_from_ufogen_in_what_their_file_says_and_in_nothing_else():
 
 def test_the_arms_identity_covers_the_code_that_its_stage_depends_on():
     stages = yaml.safe_load((ROOT / "ablations/dvc.yaml").read_text())["stages"]
-    for stage in ("repeated", "single"):
+    for stage in ("decisive", "repeated", "single"):
         assert {dep for dep in stages[stage]["deps"] if dep.startswith("src/")} == set(ablate.CODE)
     assert all((ROOT / path).is_file() for path in ablate.CODE)
 

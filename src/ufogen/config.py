@@ -204,6 +204,7 @@ class Ablations:
     curve_size: Count = 150  # prompts of the validation set, for quality against updates ...
     curve_every: Count = 50  # ... measured this often
     pictures: Count = 8  # kept of each arm
+    laboratory_seeds: Count = 16  # of each of the claims' arms in two dimensions
 
 
 @dataclass

@@ -12,13 +12,14 @@ from scipy import stats
 
 from ufogen.errors import UserError
 from ufogen.evaluation.claims import Claim, decide, paired_interval, verdict
+from ufogen.stages.laboratory_arms import ARMS as LABORATORY_ARMS
 
 ROOT = Path(__file__).parents[2]
 CLAIMS = [Claim(**claim) for claim in OmegaConf.to_container(OmegaConf.load(ROOT / "paper/claims.yaml"))]
 
 
 def claim(effect: list, test: str = "greater", margin: float = 0.05) -> Claim:
-    return Claim("c", "a is better than b", "recalled", "kid_lite0", effect, test, margin)
+    return Claim("c", "nouns", "a is better than b", "recalled", "kid_lite0", effect, test, margin)
 
 
 def results(**values: list[float]) -> pd.DataFrame:
@@ -87,7 +88,13 @@ def test_missing_arm_and_single_seed_and_unknown_test_are_errors():
 
 @pytest.mark.parametrize("one", CLAIMS, ids=lambda one: one.id)
 def test_committed_claims_name_arms_that_run_with_several_seeds(one: Claim):
-    arms = OmegaConf.load(ROOT / "ablations/arms.yaml")
-    assert {term[1] for term in one.effect} <= set(arms.repeated)
-    assert len(arms.seeds) >= 3
+    arms, used = OmegaConf.load(ROOT / "ablations/arms.yaml"), {term[1] for term in one.effect}
+    if one.study == "nouns":
+        assert all(arms.arms[name].seeds >= 3 for name in used)
+    else:
+        assert one.study == "gaussians" and used <= set(LABORATORY_ARMS)
     assert one.test in ("greater", "equivalent") and one.certainty in ("confirmed", "single source", "recalled")
+
+
+def test_ids_are_unique():
+    assert len({one.id for one in CLAIMS}) == len(CLAIMS)

@@ -19,6 +19,7 @@ class Claim:
     """A row of paper/claims.yaml; see its head for the meaning of the keys."""
 
     id: str
+    study: str
     statement: str
     certainty: str
     metric: str
@@ -28,7 +29,7 @@ class Claim:
 
 
 def decide(claim: Claim, results: pd.DataFrame, curves: pd.DataFrame) -> dict[str, Any]:
-    """{id, statement, effect, interval, seeds, verdict} and what the verdict was computed from.
+    """{id, study, statement, effect, interval, seeds, verdict} and what the verdict was computed from.
 
     Parameters
     ----------
@@ -46,6 +47,7 @@ def decide(claim: Claim, results: pd.DataFrame, curves: pd.DataFrame) -> dict[st
     low, high = paired_interval(paired.to_numpy())
     return {
         "id": claim.id,
+        "study": claim.study,
         "statement": claim.statement,
         "certainty": claim.certainty,
         "metric": claim.metric,

@@ -58,18 +58,8 @@ def fidelity(
         if not values.isfinite().all():
             raise UserError(f"{name}: not all values are finite")
 
-    kid = _kid.kid_features_to_metric(
-        features_generated,
-        features_reference,
-        kid_subset_size=kid_subset_size,
-        kid_subsets=kid_subsets,
-        rng_seed=seed,
-        verbose=False,
-    )
-    frechet = _fid.fid_statistics_to_metric(
-        _fid.fid_features_to_statistics(features_generated),
-        _fid.fid_features_to_statistics(features_reference),
-        verbose=False,
+    distances = frechet_and_kid(
+        features_generated, features_reference, seed=seed, kid_subset_size=kid_subset_size, kid_subsets=kid_subsets
     )
     manifold = _prc.prc_features_to_metric(
         features_generated,
@@ -79,9 +69,33 @@ def fidelity(
         verbose=False,
     )
     return {
-        "kid_lite0": kid["kernel_inception_distance_mean"],
-        "kid_lite0_std": kid["kernel_inception_distance_std"],
-        "fd_lite0": frechet["frechet_inception_distance"],
+        "kid_lite0": distances["kid"],
+        "kid_lite0_std": distances["kid_std"],
+        "fd_lite0": distances["frechet"],
         "precision": manifold["precision"],
         "recall": manifold["recall"],
+    }
+
+
+def frechet_and_kid(
+    features_generated: torch.Tensor, features_reference: torch.Tensor, *, seed: int, kid_subset_size: int, kid_subsets: int
+) -> dict[str, float]:
+    """`frechet`, and `kid` and `kid_std` over random subsets, of features (n, d) and (m, d) of any network; see `fidelity`."""
+    frechet = _fid.fid_statistics_to_metric(
+        _fid.fid_features_to_statistics(features_generated),
+        _fid.fid_features_to_statistics(features_reference),
+        verbose=False,
+    )
+    kid = _kid.kid_features_to_metric(
+        features_generated,
+        features_reference,
+        kid_subset_size=kid_subset_size,
+        kid_subsets=kid_subsets,
+        rng_seed=seed,
+        verbose=False,
+    )
+    return {
+        "frechet": frechet["frechet_inception_distance"],
+        "kid": kid["kernel_inception_distance_mean"],
+        "kid_std": kid["kernel_inception_distance_std"],
     }

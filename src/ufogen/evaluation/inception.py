@@ -15,8 +15,8 @@ from PIL import Image
 from ufogen.data.crops import square
 from ufogen.errors import UserError
 from ufogen.evaluation.features import torch_fidelity  # which takes care of a missing torchvision
+from ufogen.evaluation.fidelity import frechet_and_kid
 
-_fid, _kid = torch_fidelity.metric_fid, torch_fidelity.metric_kid
 Network = torch_fidelity.FeatureExtractorInceptionV3
 
 NAME = "inception-v3-compat"
@@ -105,21 +105,7 @@ def distances(
             raise UserError(f"{len(features)} {name} images are too few, {max(kid_subset_size, 2)} needed for FID and KID")
         if not features.isfinite().all():
             raise UserError(f"Inception features of the {name} images are not finite")
-    fid = _fid.fid_statistics_to_metric(
-        _fid.fid_features_to_statistics(features_generated),
-        _fid.fid_features_to_statistics(features_reference),
-        verbose=False,
+    found = frechet_and_kid(
+        features_generated, features_reference, seed=seed, kid_subset_size=kid_subset_size, kid_subsets=kid_subsets
     )
-    kid = _kid.kid_features_to_metric(
-        features_generated,
-        features_reference,
-        kid_subset_size=kid_subset_size,
-        kid_subsets=kid_subsets,
-        rng_seed=seed,
-        verbose=False,
-    )
-    return {
-        "fid": fid["frechet_inception_distance"],
-        "kid": kid["kernel_inception_distance_mean"],
-        "kid_std": kid["kernel_inception_distance_std"],
-    }
+    return {"fid": found["frechet"], "kid": found["kid"], "kid_std": found["kid_std"]}

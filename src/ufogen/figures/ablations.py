@@ -18,6 +18,8 @@ LOOKS = {  # arm: label, colour
     "scratch_generator": ("G from scratch", "#8a5a9e"),
     "scratch_discriminator": ("D from scratch", "#b8860b"),
 }
+VERDICTS = {"reproduced": COLOURS["dpm++"], "not reproduced": COLOURS["ufogen"], "inconclusive": "#888888"}
+STUDIES = {"nouns": "Nouns: difference in KID-Lite0", "gaussians": "25 Gaussians: difference in Wasserstein-2 distance"}
 TITLES = {"kid_lite0": "KID-Lite0, one step (lower is better)", "attribute_accuracy": "attributes, one step (higher is better)"}
 
 
@@ -60,6 +62,29 @@ def quality_against_step_size(results: pd.DataFrame, objectives: dict[str, dict]
 def convergence(curves: pd.DataFrame, path: Path, arms: tuple[str, ...] = tuple(LOOKS)[:1] + tuple(LOOKS)[3:]) -> None:
     """One-step validation quality against updates, with and without initialisation from the base."""
     _lines(curves, "update", arms, "updates", path, logarithmic=False)
+
+
+def claims(verdicts: list[dict], path: Path) -> None:
+    """The effect of every claim with its interval, a panel a study; the band is what would not count."""
+    studies = list(dict.fromkeys(claim["study"] for claim in verdicts))
+    groups = [[claim for claim in verdicts if claim["study"] == study][::-1] for study in studies]
+    figure, axes = plt.subplots(
+        len(studies), 1, figsize=(8, 0.3 * len(verdicts) + 1.2 * len(studies)), layout="constrained", squeeze=False,
+        height_ratios=[len(group) for group in groups],
+    )  # fmt: skip
+    for axis, study, group in zip(axes[:, 0], studies, groups, strict=True):
+        for height, claim in enumerate(group):
+            colour = VERDICTS[claim["verdict"]]
+            axis.plot(claim["interval"], (height, height), color=colour, lw=1.4)
+            axis.plot(claim["effect"], height, "o", color=colour, ms=4)
+        axis.axvspan(-group[0]["margin"], group[0]["margin"], color="#888888", alpha=0.15, lw=0)
+        axis.axvline(0, color="#888888", lw=0.8)
+        axis.set_yticks(range(len(group)), [claim["id"].removesuffix("_in_2d") for claim in group])
+        axis.set_title(f"{STUDIES[study]}; above 0 speaks for the claim", loc="left")
+    axes[0, 0].legend(
+        handles=[plt.Line2D([], [], color=colour, marker="o", ms=4, label=verdict) for verdict, colour in VERDICTS.items()]
+    )
+    save_figure(figure, path)
 
 
 def samples_by_arm(pictures: dict[str, np.ndarray], prompts: list[str], path: Path, columns: int = 8) -> None:

@@ -17,25 +17,29 @@ from ufogen.stages.common import run
 
 
 def main(c: config.Config) -> None:
-    """Arms with several seeds first, seed by seed. Raises `UserError` with the last line of an arm that failed."""
+    """Arms with the most seeds first, seed by seed, and the claims' arms in two dimensions.
+
+    Raises `UserError` with the last line of an arm that failed.
+    """
     tree = OmegaConf.to_container(OmegaConf.load(ARMS))
-    jobs = [(arm, seed) for seed in tree["seeds"] for arm in tree["repeated"]] + [(arm, 0) for arm in tree["single"]]
+    jobs = [(arm, seed) for group, arms in tree["groups"].items() for seed in tree["seeds"][group] for arm in arms]
     with ThreadPoolExecutor(c.processes) as pool:
-        futures = {pool.submit(work, c, arm, seed): (arm, seed) for arm, seed in jobs}
+        futures = [pool.submit(work, "ufogen.stages.laboratory_arms")]  # the longest first
+        futures += [pool.submit(work, "ufogen.stages.ablate", f"ablations.arm={arm}", f"seed={seed}") for arm, seed in jobs]
         try:
-            for future in tqdm(as_completed(futures), total=len(jobs), desc="arms"):
+            for future in tqdm(as_completed(futures), total=len(futures), desc="arms"):
                 future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def work(c: config.Config, arm: str, seed: int) -> None:
-    command = [sys.executable, "-m", "ufogen.stages.ablate", f"ablations.arm={arm}", f"seed={seed}", "threads=1"]
+def work(module: str, *overrides: str) -> None:
+    command = [sys.executable, "-m", module, *overrides, "threads=1"]
     done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"arm {arm} with seed {seed} failed: {last}")
+        raise UserError(f"{' '.join([module, *overrides])} failed: {last}")
 
 
 if __name__ == "__main__":

@@ -33,8 +33,9 @@ def main(c: config.Config) -> None:
     cards = [read_run(name, seed) for name, arm in arms.items() for seed in range(arm["seeds"])]
     results = pd.DataFrame(row for card in cards for row in rows_of(card))
     curves = pd.concat([read_curve(card) for card in cards], ignore_index=True)
-    claims = OmegaConf.to_container(OmegaConf.load(CLAIMS))
-    verdicts = [decide(Claim(**claim), results, curves) for claim in claims]
+    tables = {"nouns": results, "gaussians": pd.read_csv(RESULTS / "laboratory_arms.csv")}
+    claims = [Claim(**claim) for claim in OmegaConf.to_container(OmegaConf.load(CLAIMS))]
+    verdicts = [decide(claim, tables[claim.study], curves) for claim in claims]
     card = {
         "arms": {name: {key: arm[key] for key in ("description", "objective", "trainer")} for name, arm in arms.items()},
         "settings": config.to_dict(c.ablations),
@@ -61,10 +62,11 @@ def main(c: config.Config) -> None:
         alike = {name: arm["objective"] for name, arm in arms.items() if arm["trainer"] == arms["ufogen"]["trainer"]}
         figures.quality_against_step_size(results, alike, out / "step_size.png")
         figures.convergence(curves, out / "convergence.png")
+        figures.claims(verdicts, out / "claims.png")
         figures.samples_by_arm(pictures, prompts, out / "samples.png")
     for claim in verdicts:
         low, high = claim["interval"]
-        print(f"{claim['verdict']:>15}  {claim['effect']:7.3f} ({low:.3f} ... {high:.3f})  {claim['id']}")
+        print(f"{claim['verdict']:>15}  {claim['effect']:7.3f} ({low:.3f} ... {high:.3f})  {claim['study']}: {claim['id']}")
 
 
 def read_run(arm: str, seed: int) -> dict:

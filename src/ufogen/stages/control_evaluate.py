@@ -25,6 +25,7 @@ from ufogen.networks import Generator
 from ufogen.sampling import sample_generator, sample_teacher
 from ufogen.stages.common import ARTIFACTS, RESULTS, publish, run, sha256, write_results
 from ufogen.stages.control_train import CONTROL
+from ufogen.stages.evaluate import formatted
 from ufogen.stages.prepare import read_pairs
 from ufogen.stages.sample import Samplers
 from ufogen.training.loop import make_accelerator
@@ -71,7 +72,7 @@ def main(c: config.Config) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _format(row[key]) for key in COLUMNS} for row in table)
+    writer.writerows({key: formatted(row[key]) for key in COLUMNS} for row in table)
     card = {
         "rows": table, "gain": gains(table), "definitions": DEFINITIONS, "threshold": THRESHOLD,
         "training": {kind: json.loads((CONTROL / kind / "card.json").read_text()) for kind in KINDS},
@@ -150,10 +151,6 @@ def gains(table: list[dict]) -> dict[str, dict[str, float]]:
         ufogen, teacher = (found[method, kind] - found[method, "none"] for method in ("ufogen", "teacher"))
         result[kind] = {"ufogen": ufogen, "teacher": teacher, "share_of_teacher_gain": ufogen / teacher if teacher else 0.0}
     return result
-
-
-def _format(value: object) -> object:
-    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def main(c: config.Config) -> None:
             "seed": c.seed, "n": len(images), "attribute_accuracy": seen["mean"],
             "attribute_accuracy_heldout": unseen["mean"], "seconds_per_image": seconds,
         }  # fmt: skip
-        rows.append({key: _format(row[key]) for key in COLUMNS})
+        rows.append({key: formatted(row[key]) for key in COLUMNS})
         details.append(row | {"accuracy_by_kind": seen, "accuracy_by_kind_heldout": unseen})
 
     for method in tqdm(methods(c), desc="evaluating", mininterval=5):
@@ -112,7 +112,8 @@ def card(c: config.Config, details: list[dict], device: torch.device) -> dict:
     }  # fmt: skip
 
 
-def _format(value: object) -> object:
+def formatted(value: object) -> object:
+    """As tables show it: six digits of a number."""
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
