@@ -22,7 +22,7 @@ repro: setup ## reproduce every result that is out of date
 ablations: setup ## run the ablation study (within two hours): every arm, the table, the claims, the figures
 	@$(ENTER) .venv/bin/python -m ufogen.stages.compose $(OVERRIDES)
 	@$(ENTER) .venv/bin/python -m dvc repro encode
-	@$(ENTER) .venv/bin/python -m dvc repro ablations/dvc.yaml:base
+	@$(ENTER) .venv/bin/python -m dvc repro ablations/dvc.yaml:sets
 	@$(ENTER) .venv/bin/python -m ufogen.stages.ablate_all
 	@$(ENTER) .venv/bin/python -m dvc repro ablations/dvc.yaml
 

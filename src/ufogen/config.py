@@ -194,9 +194,8 @@ class Evaluation:
 
 @dataclass
 class Ablations:
-    """The ablation study: a smaller denoiser than the main chain's, so that many arms fit into an afternoon of two cores."""
+    """The ablation study: shorter runs than the main chain's, so that many arms fit into an afternoon of two cores."""
 
-    base: Denoiser = field(default_factory=lambda: Denoiser(channels=[32, 64, 64], rounds=[DenoiserRound()]))
     arm: str = "ufogen"  # a file of experiments/ablation
     updates: Count = 200  # of every arm
     steps: list[Count] = field(default_factory=lambda: [1, 2, 4])  # of sampling

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from ufogen.pipeline import load_base
 from ufogen.randomness import torch_generator
 from ufogen.sampling import sample_generator, step_timesteps
 from ufogen.schedule import Schedule
+from ufogen.stages.ablation_sets import SETS
 from ufogen.stages.common import ARTIFACTS, publish, run, sha256
 from ufogen.stages.prepare import read_pairs
 from ufogen.training.checkpoint import Checkpoint, fingerprint
@@ -55,18 +56,16 @@ def main(c: config.Config) -> None:
     data = Encoded(ARTIFACTS / "encoded", trainer.batch_size, seed)
     identity = fingerprint(
         seed, settings["objective"], settings["trainer"], config.to_dict(c.ablations), data.card,
-        [sha256(path) for path in (ARTIFACTS / "ablations" / "base", *map(Path, CODE))],
+        [sha256(path) for path in (ARTIFACTS / "base" / "unet", *map(Path, CODE))],
     )  # fmt: skip
     if finished(arm, seed) == identity:
         print(f"{arm}-{seed}: already there")
         return
     accelerator = make_accelerator(c.device, trainer.precision)
     base = load_base(ARTIFACTS / "base")
-    unet = UNet2DConditionModel.from_pretrained(ARTIFACTS / "ablations" / "base" / "unet", local_files_only=True)
-    scheduler = DDIMScheduler.from_pretrained(ARTIFACTS / "ablations" / "base" / "scheduler", local_files_only=True)
-    schedule = Schedule.from_scheduler(scheduler)
+    schedule, prediction_type = Schedule.from_scheduler(base.scheduler), base.scheduler.config.prediction_type
     torch.manual_seed(seed)
-    generator, discriminator = make_networks(unet, schedule, scheduler.config.prediction_type, objective)
+    generator, discriminator = make_networks(base.unet, schedule, prediction_type, objective)
     task = DiffusionGAN(generator, discriminator, schedule, objective, trainer)
     judge = Judge(c, base, schedule, objective.parameterization, seed, accelerator.device)
     work = ARTIFACTS / "checkpoints" / "ablations" / f"{arm}-{seed}"
@@ -86,7 +85,7 @@ def main(c: config.Config) -> None:
     with task.averaged() as average:
         rows, pictures = judge.final(average)
         some = Encoded(ARTIFACTS / "encoded", min(512, len(data)), seed)(0)
-        noise = judge.noise_kept(average, Generator(unet, schedule, scheduler.config.prediction_type), some)
+        noise = judge.noise_kept(average, Generator(base.unet, schedule, prediction_type), some)
     card = {
         "run": identity, "arm": arm, "seed": seed, "updates": trainer.updates, "batch_size": trainer.batch_size,
         "unet_evaluations": task.unet_evaluations(trainer.updates), "processor_seconds": seconds,
@@ -135,9 +134,9 @@ class Judge:
         self.validation, self.evaluation = self._set("validation", a.curve_size), self._set("evaluation", a.evaluation_size)
 
     def _set(self, name: str, n: int) -> dict:
-        """The first prompts of a set with their token states, and features of real images, as `ablation_base` wrote them."""
+        """The first prompts of a set with their token states, and features of real images, as `ablation_sets` wrote them."""
         pairs = read_pairs(ARTIFACTS / "data" / name)
-        with np.load(ARTIFACTS / "ablations" / "base" / f"{name}.npz") as made:
+        with np.load(SETS / f"{name}.npz") as made:
             states, reference = torch.from_numpy(made["states"][:n]), torch.from_numpy(made["features"])
         return {
             "parts": pairs.parts[:n],

@@ -18,7 +18,7 @@ from ufogen.errors import UserError
 from ufogen.evaluation.claims import Claim, decide
 from ufogen.figures import ablations as figures
 from ufogen.stages.ablate import ARMS, METRICS, RUNS
-from ufogen.stages.common import ARTIFACTS, RESULTS, publish, run, write_results
+from ufogen.stages.common import ARTIFACTS, RESULTS, publish, run, sha256, write_results
 from ufogen.stages.evaluate import COLUMNS
 from ufogen.stages.prepare import read_pairs
 
@@ -39,7 +39,7 @@ def main(c: config.Config) -> None:
     card = {
         "arms": {name: {key: arm[key] for key in ("description", "objective", "trainer")} for name, arm in arms.items()},
         "settings": config.to_dict(c.ablations),
-        "base": json.loads((ARTIFACTS / "ablations" / "base" / "metrics.json").read_text()),
+        "base": sha256(ARTIFACTS / "base" / "unet"),
         "runs": [{key: value for key, value in each.items() if key != "rows"} for each in cards],
         "feature_network": "EfficientNet-Lite0, ImageNet, 1280-d average pool",
         "reference_images": c.data.evaluation_size,
