@@ -8,7 +8,9 @@ from ufogen import config
 from ufogen.errors import UserError
 
 
-def make_optimizer(parameters: list[torch.nn.Parameter], learning_rate: float, trainer: config.Trainer) -> torch.optim.Optimizer:
+def make_optimizer(
+    parameters: list[torch.nn.Parameter], learning_rate: float, trainer: config.Trainer
+) -> torch.optim.Optimizer:
     """Adam over a network's trainable weights, fused or with a state of 8 bits.
 
     Raises `UserError` where the package for 8 bits is absent.
