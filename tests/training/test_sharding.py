@@ -27,7 +27,7 @@ UPDATES, EVERY, STOP = 20, 2, 3
 SAVING = {"gradient_checkpointing": True, "ema_device": "cpu", "accumulation": 2, "updates": 4}
 ADAPTERS = {"lora": (2, 2), "gradient_clip": 0.01, "updates": 3}
 SHORT = {"sharding": "full", "updates": 4}
-CASES = {  # all that is trained; `AGREE` says which of it must agree
+CASES = {  # all that is trained: two processes, one start
     "none-1": {},
     "full-1": {"sharding": "full"},
     "full-2": {"sharding": "full", "accumulation": 2},
@@ -127,6 +127,7 @@ def result(folder: Path, name: str) -> dict[str, torch.Tensor]:
     return torch.load(folder / name / "result.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "reference"), AGREE)
 def test_losses_and_weights_are_those_of_whole_networks(folder, name, reference):
     found, expected = result(folder, name), result(folder, reference)
@@ -137,6 +138,7 @@ def test_losses_and_weights_are_those_of_whole_networks(folder, name, reference)
         assert (expected["weights"][: len(start)] - start).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_resumed_after_a_kill_ends_bit_equal(folder):
     straight, resumed = result(folder, "straight"), result(folder, "resumed")
     assert len(resumed["losses"]) < len(straight["losses"])  # it went on and did not start anew
@@ -148,6 +150,7 @@ def test_resumed_after_a_kill_ends_bit_equal(folder):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["full-1", "full-adapters"])
 def test_saved_generator_is_whole_and_stock(folder, name):
     reference = folder / name.replace("full", "none") / "saved"
@@ -158,6 +161,7 @@ def test_saved_generator_is_whole_and_stock(folder, name):
     torch.testing.assert_close(dict(unet.state_dict()), expected, rtol=0, atol=5e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "mode"), [("full-1", "full"), ("zero2-saving", "zero2")])
 def test_each_process_holds_its_share(folder, name, mode):
     held = [torch.load(folder / name / f"held-{rank}.pt") for rank in (0, 1)]

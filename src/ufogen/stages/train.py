@@ -1,9 +1,8 @@
 """Train the one-step generator from the base.
 
 Several processes: `torchrun --standalone --nproc_per_node 2 -m ufogen.stages.train`, or on GPUs
-`accelerate launch --config_file experiments/accelerate/ddp.yaml -m ufogen.stages.train`, with `trainer.sharding=full` or
-`zero2` where the networks are to be divided over them. An update takes
-trainer.batch_size x trainer.accumulation pairs of each process.
+`accelerate launch --config_file experiments/accelerate/ddp.yaml -m ufogen.stages.train`, with `trainer.sharding=full` where
+the networks are to be divided over them. An update takes trainer.batch_size x trainer.accumulation pairs of each process.
 """
 
 from __future__ import annotations
