@@ -127,6 +127,25 @@ def test_states_are_exactly_those_of_a_training():
     assert plan.state_bytes(*counts, gpus=2)["gradient_buckets"] == 4 * sum(counts)
 
 
+def test_sharding_divides_the_states_over_the_gpus():
+    """What the processes of a sharded training hold is counted in training/test_sharding.py."""
+    whole = plan.state_bytes(100, 60, gpus=1)
+    parts = {name: size / 8 for name, size in whole.items()}
+    assert plan.state_bytes(100, 60, 8, "full", r1=False) == parts | {"gathered_weights": 0}
+    assert plan.state_bytes(100, 60, 8, "full", r1=True) == parts | {"gathered_weights": 4 * 60}
+    assert plan.state_bytes(100, 60, 8, "zero2") == parts | {"gathered_weights": 4 * 160}
+
+
+def test_plan_follows_the_sharding(folder):
+    whole, c = plan.make_plan(settings(folder)), settings(folder, sharding="full")
+    divided = plan.make_plan(c)
+    assert divided["state_bytes"]["optimizer"] == whole["state_bytes"]["optimizer"] / 2
+    assert divided["all"]["bytes"] < whole["all"]["bytes"]
+    assert "gathered_weights" in plan.described(divided)
+    with pytest.raises(UserError, match="trainer.sharding is full; allowed with one GPU: none"):
+        plan.make_plan(c, gpus=1)
+
+
 # FLOPs
 
 

@@ -166,6 +166,8 @@ class Trainer:
     precision: Precision = "no"
     compile: bool = False  # the U-Nets' repeated blocks
     gradient_checkpointing: bool = False  # activations are made again in the backward pass
+    # what is divided over the processes: gradients, optimizer state and average (zero2), the weights too (full), or nothing
+    sharding: Literal["none", "zero2", "full"] = "none"
 
 
 @dataclass

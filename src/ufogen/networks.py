@@ -92,10 +92,14 @@ def trainable(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
-@contextlib.contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
+def frozen(network: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Within it the network's weights take no gradient, while gradients still flow through it to its input."""
-    parameters = trainable(network)
+    return without_gradients(trainable(network))
+
+
+@contextlib.contextmanager
+def without_gradients(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Within it the parameters, which require a gradient, take none."""
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:

@@ -82,6 +82,8 @@ def make_plan(c: config.Config, gpus: int | None = None, gpu: str = "h100-80gb",
     together, gpus = c.processes * c.trainer.batch_size, c.processes if gpus is None else gpus
     if gpus < 1 or together % gpus:
         raise UserError(f"{gpus} GPUs cannot share a batch of {together} evenly")
+    if gpus == 1 and c.trainer.sharding != "none":
+        raise UserError(f"parameter trainer.sharding is {c.trainer.sharding}; allowed with one GPU: none")
     batch, half, card = together // gpus, c.trainer.precision != "no", GPUS[gpu]
     together *= c.trainer.accumulation
     parts = architecture(c.base)
@@ -91,7 +93,7 @@ def make_plan(c: config.Config, gpus: int | None = None, gpu: str = "h100-80gb",
         counts |= _encoder_counts(parts)
         kept = activations(networks, half)
         counted = flops(networks)
-    states = state_bytes(counts["generator"], counts["discriminator"], gpus)
+    states = state_bytes(counts["generator"], counts["discriminator"], gpus, c.trainer.sharding, bool(c.objective.r1_weight))
     item = flops_an_item(counted, c.objective, c.trainer)
     rate = gpus * mfu * (card.half if half else card.single) / item
     report = {
@@ -108,12 +110,19 @@ def make_plan(c: config.Config, gpus: int | None = None, gpu: str = "h100-80gb",
     }
 
 
-def state_bytes(generator: int, discriminator: int, gpus: int) -> dict[str, int]:
+def state_bytes(
+    generator: int, discriminator: int, gpus: int, sharding: str = "none", r1: bool = True
+) -> dict[str, int | float]:
     """Bytes of what stays from update to update, in float32: Adam keeps two values a parameter, the average is G's alone.
 
-    DistributedDataParallel keeps the gradients once more in its buckets.
+    DistributedDataParallel keeps the gradients once more in its buckets. Sharded, each GPU has its part of everything, and
+    whole weights beside it while they are needed: with zero2 those of both networks, with full those of D for R1, and else a
+    block's, which is not counted.
     """
     both = 4 * (generator + discriminator)
+    if sharding != "none":
+        parts = {name: size / gpus for name, size in state_bytes(generator, discriminator, 1).items()}
+        return parts | {"gathered_weights": both if sharding == "zero2" else 4 * discriminator * r1}
     buckets = {"gradient_buckets": both} if gpus > 1 else {}
     return {"weights": both, "gradients": both, "optimizer": 2 * both, "average": 4 * generator} | buckets
 

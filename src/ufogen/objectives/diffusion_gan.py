@@ -29,6 +29,7 @@ from ufogen.networks import Discriminator, Generator, frozen, trainable
 from ufogen.optimization import learning_rate, set_learning_rate
 from ufogen.randomness import Draws
 from ufogen.schedule import CLEAN, Schedule
+from ufogen.training import sharding
 from ufogen.training.optimizers import make_optimizer
 
 
@@ -86,23 +87,30 @@ class DiffusionGAN:
         self.objective, self.trainer = objective, trainer
         self.trained = trainable(generator)
         self.average = EMAModel(self.trained, decay=trainer.ema_decay, foreach=True)
+        self.shards: dict[torch.nn.Module, sharding.Sharded] = {}  # of both networks where they are sharded
 
     def prepare(self, accelerator: Accelerator) -> None:
-        """Make the optimizers and hand everything that has state to accelerate."""
+        """Make the optimizers and hand everything that has state to accelerate.
+
+        Raises `UserError` for settings that do not go with trainer.sharding.
+        """
         self.accelerator, tr = accelerator, self.trainer
-        optimizer_g = make_optimizer(self.generator, tr.generator_learning_rate, tr)
-        optimizer_d = make_optimizer(self.discriminator, tr.discriminator_learning_rate, tr)
+        sharding.check(tr, accelerator)
         for network in (self.generator, self.discriminator):
             if tr.gradient_checkpointing:
                 network.unet.enable_gradient_checkpointing()
             if tr.compile:  # in place, so that every pass has it, that of D in G's loss too
                 network.unet.compile_repeated_blocks()
-        self.generator, self.discriminator, self.optimizer_g, self.optimizer_d = accelerator.prepare(
-            self.generator, self.discriminator, optimizer_g, optimizer_d
-        )
+        if tr.sharding == "none":
+            optimizers = self._make_optimizers(self.trained, trainable(self.discriminator))
+            self.generator, self.discriminator, self.optimizer_g, self.optimizer_d = accelerator.prepare(
+                self.generator, self.discriminator, *optimizers
+            )
+            accelerator.register_for_checkpointing(self.average)
+        else:
+            self._shard()
         self.average.to(self._average_device)
         self.schedule.to(accelerator.device)
-        accelerator.register_for_checkpointing(self.average)
 
     def update(self, batch: EncodedBatch, step: int, draws: Draws) -> dict[str, Tensor]:
         """One optimizer step of D, then one of G. Returns scalars, among them both adversarial losses.
@@ -142,13 +150,41 @@ class DiffusionGAN:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[Generator]:
-        """The generator, which within the context has the averaged weights."""
+        """The generator, which within the context has the averaged weights.
+
+        Sharded, it is a whole copy on the main process and None on the others, and all processes must enter.
+        """
         self.average.store(self.trained)
         self.average.copy_to(self.trained)
         try:
-            yield self.accelerator.unwrap_model(self.generator)
+            if self.shards:
+                with self.shards[self.generator].whole() as generator:
+                    yield generator
+            else:
+                yield self.accelerator.unwrap_model(self.generator)
         finally:
             self.average.restore(self.trained)
+
+    def _make_optimizers(self, generator: list, discriminator: list) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+        """Of the parameters of each network."""
+        tr = self.trainer
+        return (
+            make_optimizer(generator, tr.generator_learning_rate, tr),
+            make_optimizer(discriminator, tr.discriminator_learning_rate, tr),
+        )
+
+    def _shard(self) -> None:
+        """Divide the networks; optimizers and average take this process's share and are saved by it."""
+        networks, accelerator = (self.generator, self.discriminator), self.accelerator
+        self.shards = {network: sharding.Sharded(network, accelerator, self.trainer.sharding) for network in networks}
+        of_g, of_d = self.shards.values()
+        self.trained = of_g.trained
+        self.optimizer_g, self.optimizer_d = self._make_optimizers(of_g.trained, of_d.trained)
+        self.average = EMAModel(self.trained, decay=self.trainer.ema_decay, foreach=True)
+        sharding.register(
+            accelerator, generator=of_g, discriminator=of_d, optimizer_g=self.optimizer_g, optimizer_d=self.optimizer_d,
+            average=self.average,
+        )  # fmt: skip
 
     @property
     def _average_device(self) -> torch.device | str:
@@ -194,8 +230,10 @@ class DiffusionGAN:
         self.optimizer_d.zero_grad()
         scalars = []
         for part in self._micro_batches(parts, self.discriminator):
-            loss, found = self._discriminator_loss(part, generate(part, False)[1].detach(), penalized)
-            self.accelerator.backward(loss / len(parts))
+            x_s_fake = generate(part, False)[1].detach()
+            with self._differentiated_twice() if penalized else contextlib.nullcontext():
+                loss, found = self._discriminator_loss(part, x_s_fake, penalized)
+                self.accelerator.backward(loss / len(parts))
             scalars.append(found)
         self._clip(self.discriminator)
         self.optimizer_d.step()
@@ -213,7 +251,7 @@ class DiffusionGAN:
         scalars = {"loss_d": loss.detach(), "logit_real": real.detach().mean(), "logit_fake": fake.detach().mean()}
         if penalized:
             x_s = x_s.detach().requires_grad_()
-            with self._eager():
+            with self._eager(), self.accelerator.autocast():
                 logits = self.discriminator(x_s, s, part.states, x_t)
             penalty = losses.r1_penalty(logits, x_s, self.schedule.alpha_bar(s) if o.r1_variable == "x_0" else None)
             # the interval's factor keeps the mean strength that of a penalty at every update
@@ -225,7 +263,7 @@ class DiffusionGAN:
         self.optimizer_g.zero_grad()
         scalars, at_last = [], []
         discriminator = self.accelerator.unwrap_model(self.discriminator, keep_torch_compile=False)
-        with frozen(discriminator):  # the backward pass too, where checkpointing passes D again
+        with self._frozen(discriminator):  # the backward pass too, where checkpointing passes D again
             for part in self._micro_batches(parts, self.generator):
                 x_0_fake, x_s_fake = generate(part, True)
                 loss, found = self._generator_loss(part, x_0_fake, x_s_fake, discriminator)
@@ -264,6 +302,13 @@ class DiffusionGAN:
             scalars["reconstruction"] = reconstruction.detach()
         return loss, scalars
 
+    def _frozen(self, discriminator: Discriminator) -> contextlib.AbstractContextManager[None]:
+        return self.shards[discriminator].frozen() if self.shards else frozen(discriminator)
+
+    def _differentiated_twice(self) -> contextlib.AbstractContextManager[None]:
+        """Round an update of D with R1, from forward to backward pass."""
+        return self.shards[self.discriminator].kept_whole() if self.shards else contextlib.nullcontext()
+
     def _eager(self) -> contextlib.AbstractContextManager:
         """Round what is compiled, which cannot be differentiated twice."""
         return torch.compiler.set_stance("force_eager") if self.trainer.compile else contextlib.nullcontext()
@@ -291,7 +336,9 @@ class DiffusionGAN:
             set_learning_rate(optimizer, learning_rate(step, peak, tr.warmup, tr.updates, tr.decay))
 
     def _clip(self, network: torch.nn.Module) -> None:
-        if self.trainer.gradient_clip:
+        if self.shards:
+            self.shards[network].take_gradients(self.trainer.gradient_clip)
+        elif self.trainer.gradient_clip:
             self.accelerator.clip_grad_norm_(network.parameters(), self.trainer.gradient_clip)
 
 

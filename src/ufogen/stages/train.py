@@ -1,8 +1,8 @@
 """Train the one-step generator from the base.
 
 Several processes: `torchrun --standalone --nproc_per_node 2 -m ufogen.stages.train`, or on GPUs
-`accelerate launch --config_file experiments/accelerate/ddp.yaml -m ufogen.stages.train`. An update takes
-trainer.batch_size x trainer.accumulation pairs of each process.
+`accelerate launch --config_file experiments/accelerate/ddp.yaml -m ufogen.stages.train`, with `trainer.sharding=full` where
+the networks are to be divided over them. An update takes trainer.batch_size x trainer.accumulation pairs of each process.
 """
 
 from __future__ import annotations
@@ -67,29 +67,30 @@ def main(c: config.Config) -> None:
 
     def look(step: int) -> None:
         draw, measure = (step % every == 0 or step == tr.updates for every in (tr.sample_every, tr.validate_every))
-        if validation is not None and (draw or measure):
-            with task.averaged() as generator:
-                validation(generator, step, draw=draw, measure=measure)
+        if validates and (draw or measure):
+            with task.averaged() as generator:  # on all processes, which have each a part of it if it is sharded
+                if validation is not None:
+                    validation(generator, step, draw=draw, measure=measure)
 
     fit(
         task, data, accelerator, updates=tr.updates, seed=c.seed, folder=work, run=run_id,
         checkpoint_every=tr.checkpoint_every, log_every=tr.log_every, on_log=log,
         on_checkpoint=look, description="ufogen",
     )  # fmt: skip
-    if accelerator.is_main_process:
-        log.close()
-        with publish(ARTIFACTS / "train") as out:
-            if tr.keep == "best":
-                shutil.copytree(work / "best", out, dirs_exist_ok=True)
-            else:
-                with task.averaged() as generator:
+    with task.averaged() as generator:
+        if accelerator.is_main_process:
+            log.close()
+            with publish(ARTIFACTS / "train") as out:
+                if tr.keep == "best":
+                    shutil.copytree(work / "best", out, dirs_exist_ok=True)
+                else:
                     save_generator(generator.unet, out)
-            shutil.copy(work / "curves.csv", out / "curves.csv")
-            if validates:
-                shutil.copy(work / "validation.csv", out / "validation.csv")
-                shutil.copytree(work / "samples", out / "samples")
-            kept = validation.best if tr.keep == "best" else tr.updates
-            (out / "card.json").write_text(json.dumps(training_card(c, task, data, kept), indent=2))
+                shutil.copy(work / "curves.csv", out / "curves.csv")
+                if validates:
+                    shutil.copy(work / "validation.csv", out / "validation.csv")
+                    shutil.copytree(work / "samples", out / "samples")
+                kept = validation.best if tr.keep == "best" else tr.updates
+                (out / "card.json").write_text(json.dumps(training_card(c, task, data, kept), indent=2))
     resumable.clear()
 
 

@@ -38,7 +38,9 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     """
     for engine in ("FSDP", "DeepSpeed", "Megatron_LM"):
         if parse_flag_from_env(f"ACCELERATE_USE_{engine.upper()}"):
-            raise UserError(f"{engine} does not train two networks here: use experiments/accelerate/ddp.yaml or one_gpu.yaml")
+            raise UserError(
+                f"{engine} does not train two networks here: use experiments/accelerate/ddp.yaml and trainer.sharding"
+            )
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("parameter device is cuda, but torch sees no GPU: use device=auto or device=cpu")
     if precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
