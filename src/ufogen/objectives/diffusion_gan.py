@@ -46,6 +46,8 @@ class Items:
     mismatched: Tensor  # (b,), where D's fake is a real sample under another item's caption
     noise_s: Tensor  # of x'_s
     noise_t: Tensor | None  # of x'_t in the forward-KL reconstruction
+    pooled: Tensor | None = None  # (b, p), for SDXL alone
+    pooled_fake: Tensor | None = None
 
     def split(self, n: int) -> list[Items]:
         """n parts of b / n items."""
@@ -169,13 +171,17 @@ class DiffusionGAN:
         noise_t = draws.normal(x_0) if o.reconstruction == "forward_kl" else None
         mismatched = torch.arange(len(x_0), device=device) < round(o.mismatched_share * len(x_0))
         states_fake = torch.where(mismatched[:, None, None], states.roll(1, 0), states)
-        return Items(x_0, x_s, x_t, t, s, states, states_fake, mismatched, noise_s, noise_t)
+        items = Items(x_0, x_s, x_t, t, s, states, states_fake, mismatched, noise_s, noise_t)
+        if batch.pooled is not None:
+            items.pooled = batch.pooled.to(device, torch.float32)
+            items.pooled_fake = torch.where(mismatched[:, None], items.pooled.roll(1, 0), items.pooled)
+        return items
 
     def _generate(self, part: Items, graph: bool) -> tuple[Tensor, Tensor]:
         """x'_0 and x'_s (b, 4, 8, 8); with a graph, gradients reach G."""
         with torch.set_grad_enabled(graph):
             with self.accelerator.autocast():
-                x_0_fake = self.generator(part.x_t, part.t, part.states)
+                x_0_fake = self.generator(part.x_t, part.t, part.states, part.pooled)
             if self.objective.parameterization == "forward":
                 law = self.schedule.q(x_0_fake, part.s)
             else:
@@ -206,15 +212,16 @@ class DiffusionGAN:
         # real samples under the caption of another item count as fake too
         x_s_fake = torch.where(part.mismatched[:, None, None, None], x_s, x_s_fake)
         states = torch.cat([part.states, part.states_fake])
+        pooled = None if part.pooled is None else torch.cat([part.pooled, part.pooled_fake])
         with self.accelerator.autocast():
-            logits = self.discriminator(torch.cat([x_s, x_s_fake]), torch.cat([s, s]), states, torch.cat([x_t, x_t]))
+            logits = self.discriminator(torch.cat([x_s, x_s_fake]), torch.cat([s, s]), states, torch.cat([x_t, x_t]), pooled)
         real, fake = logits.chunk(2)
         loss = losses.discriminator_loss(real, fake, o.adversarial)
         scalars = {"loss_d": loss.detach(), "logit_real": real.detach().mean(), "logit_fake": fake.detach().mean()}
         if penalized:
             x_s = x_s.detach().requires_grad_()
             with self._eager():
-                logits = self.discriminator(x_s, s, part.states, x_t)
+                logits = self.discriminator(x_s, s, part.states, x_t, part.pooled)
             penalty = losses.r1_penalty(logits, x_s, self.schedule.alpha_bar(s) if o.r1_variable == "x_0" else None)
             # the interval's factor keeps the mean strength that of a penalty at every update
             loss = loss + o.r1_weight * o.r1_interval * penalty
@@ -249,7 +256,8 @@ class DiffusionGAN:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         o, t, s = self.objective, part.t, part.s
         with self.accelerator.autocast():
-            loss = losses.generator_loss(discriminator(x_s_fake, s, part.states, part.x_t), o.adversarial)
+            logits = discriminator(x_s_fake, s, part.states, part.x_t, part.pooled)
+            loss = losses.generator_loss(logits, o.adversarial)
         scalars = {"loss_g": loss.detach()}
         if o.reconstruction != "none":
             if o.reconstruction == "x_0":
