@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL
 from omegaconf import OmegaConf
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ufogen import config
 from ufogen.base.architectures import ARCHITECTURES
@@ -98,7 +98,7 @@ def make_plan(c: config.Config, gpus: int | None = None, gpu: str = "h100-80gb",
         "base": c.base.source, "latents": list(networks.shape), "tokens": networks.states[0], "precision": c.trainer.precision,
         "gpus": gpus, "gpu": gpu, "gpu_bytes": card.memory, "batch": together, "batch_a_gpu": batch,
         "updates": c.trainer.updates, "parameters": counts, "state_bytes": states,
-        "encoder_bytes": 4 * sum(counts.get(name, 0) for name in ("vae", "text_encoder")),
+        "encoder_bytes": 4 * sum(counts.get(name, 0) for name in ("vae", "text_encoder", "text_encoder_2")),
         "flops_an_item": counted | {"update": item}, "mfu": mfu, "images_a_second": rate,
         "hours": c.trainer.updates * together / rate / 3600,
     }  # fmt: skip
@@ -140,7 +140,7 @@ def architecture(base: config.Base) -> dict[str, dict[str, Any]]:
     if base.source in ARCHITECTURES:
         return ARCHITECTURES[base.source]
     found = {}
-    for part in ("unet", "vae", "text_encoder"):
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
         path = Path(base.path) / part / "config.json"
         if path.is_file():
             found[part] = json.loads(path.read_text())
@@ -163,6 +163,8 @@ def _encoder_counts(parts: dict[str, dict[str, Any]]) -> dict[str, int]:
         counts["vae"] = _count(AutoencoderKL.from_config(parts["vae"]))
     if _tokens(parts) == 77:
         counts["text_encoder"] = _count(CLIPTextModel(CLIPTextConfig(**parts["text_encoder"])))
+    if "text_encoder_2" in parts:
+        counts["text_encoder_2"] = _count(CLIPTextModelWithProjection(CLIPTextConfig(**parts["text_encoder_2"])))
     return counts
 
 

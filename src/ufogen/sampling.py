@@ -69,7 +69,7 @@ def sample_teacher(
     """x_0 from the base by DDIM or DPM-Solver++ (2M) with classifier-free guidance.
 
     noise (n, c, h, w); states (n, tokens, width); empty_state (tokens, width) of the empty prompt; for SDXL
-    also pooled (n, p) and empty_pooled (p,). The network may be in half precision; the solver's own steps are float32.
+    also pooled (n, p) and empty_pooled (1, p). The network may be in half precision; the solver's own steps are float32.
     With guidance above 1 each step is two passes, made as one batch; at 1 a single pass.
     """
     if solver not in SOLVERS:

@@ -13,7 +13,7 @@ from ufogen.base.models import build_denoiser, make_scheduler
 from ufogen.base.text import encode_text
 from ufogen.data.encoded import Encoded
 from ufogen.evaluation import features
-from ufogen.pipeline import load_base
+from ufogen.pipeline import load_base, refuse_sdxl
 from ufogen.schedule import Schedule
 from ufogen.stages.common import ARTIFACTS, publish, run
 from ufogen.stages.prepare import read_pairs
@@ -30,6 +30,7 @@ def main(c: config.Config) -> None:
     round_ = settings.rounds[0]
     accelerator = make_accelerator(c.device, settings.precision)
     pipeline = load_base(ARTIFACTS / "base")
+    refuse_sdxl(pipeline, "the ablation study")
     torch.manual_seed(c.seed)
     model = build_denoiser(settings, pipeline.vae.config.latent_channels, pipeline.unet.config.sample_size)
     scheduler = make_scheduler(round_.prediction_type)
