@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -16,20 +16,27 @@ RESNET = {
 }  # fmt: skip
 UNET_ENDS = {
     "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
     "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
 }  # fmt: skip
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
-def save_original(pipeline: StableDiffusionPipeline, path: Path) -> None:
-    """U-Net, VAE and text encoder as one file."""
-    weights = {f"model.diffusion_model.{unet_name(key)}": value for key, value in pipeline.unet.state_dict().items()}
+def save_original(pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline, path: Path) -> None:
+    """U-Net, VAE and text encoder, or SDXL's two, as one file."""
+    sdxl = isinstance(pipeline, StableDiffusionXLPipeline)
+    weights = {f"model.diffusion_model.{unet_name(key, sdxl)}": value for key, value in pipeline.unet.state_dict().items()}
     for key, value in pipeline.vae.state_dict().items():
         name = vae_name(key)
         projection = re.search(r"attn_1\.(q|k|v|proj_out)\.weight", name)
         weights[f"first_stage_model.{name}"] = value[..., None, None] if projection else value
     clip, openclip = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
     text = pipeline.text_encoder.state_dict()
+    if sdxl:
+        clip, openclip = "conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."
+        second = pipeline.text_encoder_2.state_dict()
+        weights |= {openclip + key: value for key, value in openclip_weights(second).items()}
+        weights[f"{openclip}text_projection"] = second["text_projection.weight"].T
     if pipeline.text_encoder.config.hidden_act == "quick_gelu":
         weights |= {clip + key.removeprefix("text_model."): value for key, value in text.items()}
     else:
@@ -37,7 +44,7 @@ def save_original(pipeline: StableDiffusionPipeline, path: Path) -> None:
     save_file({key: value.contiguous() for key, value in weights.items()}, path)
 
 
-def unet_name(key: str) -> str:
+def unet_name(key: str, sdxl: bool = False) -> str:
     """Three entries a level: two of a residual block and an attention each, and one that changes the size."""
     for ours, theirs in UNET_ENDS.items():
         if key.startswith(f"{ours}."):
@@ -54,7 +61,7 @@ def unet_name(key: str) -> str:
         return f"{blocks}.{number}.1.{rest}"
     if kind == "downsamplers":
         return f"{blocks}.{3 * (i + 1)}.0.{rest.replace('conv', 'op')}"
-    return f"{blocks}.{3 * i + 2}.{1 if i == 0 else 2}.{rest}"  # the first level up has no attention
+    return f"{blocks}.{3 * i + 2}.{1 if i == 0 and not sdxl else 2}.{rest}"  # without attention 1
 
 
 def vae_name(key: str) -> str:

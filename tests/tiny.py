@@ -5,8 +5,16 @@ from pathlib import Path
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import BertConfig, BertModel, BertTokenizerFast, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from ufogen import config
@@ -128,6 +136,28 @@ def stable_diffusion(family: str = "sd15", seed: int = 0) -> StableDiffusionPipe
     )
 
 
+def sdxl(seed: int = 0) -> StableDiffusionXLPipeline:
+    """A narrow SDXL: its configuration keys, levels, widths of the token and pooled states; 32 px, fewer layers."""
+    facts = ARCHITECTURES["sdxl"]
+    torch.manual_seed(seed)
+    narrow = {"sample_size": 4, "block_out_channels": (32, 32, 64), "attention_head_dim": (2, 2, 4)}
+    narrow |= {"transformer_layers_per_block": (1, 1, 2), "norm_num_groups": 8}  # of one picture the lowest level is 1 x 1
+    vae = {"sample_size": 32, "block_out_channels": (32, 32, 32, 32)}
+    tokenizers = [clip_tokenizer(facts[part]["pad_token"]) for part in ("tokenizer", "tokenizer_2")]
+    text = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 16, "vocab_size": len(tokenizers[0])}
+    text["eos_token_id"] = len(tokenizers[0]) - 1  # where the pooled state is read
+    return StableDiffusionXLPipeline(
+        vae=AutoencoderKL(**facts["vae"] | vae).eval(),
+        text_encoder=CLIPTextModel(CLIPTextConfig(**facts["text_encoder"] | text)).eval(),
+        tokenizer=tokenizers[0],
+        text_encoder_2=CLIPTextModelWithProjection(CLIPTextConfig(**facts["text_encoder_2"] | text)).eval(),
+        tokenizer_2=tokenizers[1],
+        unet=UNet2DConditionModel(**facts["unet"] | narrow).eval(),
+        scheduler=getattr(diffusers, facts["scheduler"]["_class_name"]).from_config(facts["scheduler"]),
+        add_watermarker=False,
+    )
+
+
 def clip_tokenizer(pad_token: str) -> CLIPTokenizer:
     """CLIP's tokenizer with its bytes and two merges of the 48,894."""
     pieces = [*bytes_to_unicode().values()]
@@ -139,11 +169,11 @@ def clip_tokenizer(pad_token: str) -> CLIPTokenizer:
     )
 
 
-def save_as_published(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    """The diffusers folder in the published layout, whose tokenizer is vocab.json and merges.txt."""
+def save_as_published(pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline, folder: Path) -> None:
+    """The diffusers folder in the published layout, whose tokenizers are vocab.json and merges.txt."""
     pipeline.save_pretrained(folder)
-    own = folder / "tokenizer" / "tokenizer.json"
-    bpe = json.loads(own.read_text())["model"]
-    own.unlink()
-    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(bpe["vocab"]))
-    (folder / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, bpe["merges"]), ""]))
+    for own in folder.glob("tokenizer*/tokenizer.json"):
+        bpe = json.loads(own.read_text())["model"]
+        own.unlink()
+        (own.parent / "vocab.json").write_text(json.dumps(bpe["vocab"]))
+        (own.parent / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, bpe["merges"]), ""]))

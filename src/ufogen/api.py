@@ -23,6 +23,7 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from diffusers.utils import logging
@@ -32,12 +33,12 @@ from tqdm import tqdm
 
 from ufogen.applications.drawing import controlled_draw, load_controlnet
 from ufogen.base.autoencoder import decode_latents, encode_images
-from ufogen.base.models import assemble, load_pipeline
-from ufogen.base.text import encode_text
+from ufogen.base.models import Pipeline, assemble, load_pipeline
+from ufogen.base.text import Conditioning, encode_prompts, text_encoders
 from ufogen.errors import UserError
 from ufogen.files import altered, sha256
 from ufogen.images import Picture, open_image, open_mask, read_image
-from ufogen.pipeline import ufogen_scheduler
+from ufogen.pipeline import refuse_sdxl, ufogen_scheduler
 from ufogen.sampling import step_timesteps
 from ufogen.schedule import CLEAN
 
@@ -49,7 +50,7 @@ MAX_PICTURES = 100_000  # in one call
 DTYPES = ("float32", "float16", "bfloat16")
 
 Seeds = int | Iterable[int]
-Draw = Callable[[Tensor, list[torch.Generator]], list[Image.Image]]  # from token states (b, tokens, width)
+Draw = Callable[[Conditioning, list[torch.Generator]], list[Image.Image]]  # of b prompts
 
 
 class UFOGen:
@@ -65,7 +66,7 @@ class UFOGen:
     Methods raise `UserError`, whose message is one line, for anything that they cannot work with.
     """
 
-    def __init__(self, pipeline: StableDiffusionPipeline, folder: Path | None = None):
+    def __init__(self, pipeline: Pipeline, folder: Path | None = None):
         """Wrap a loaded pipeline. A scheduler of another kind than `LCMScheduler` is replaced by that of UFOGen's sampling."""
         self.folder, self.stock_scheduler = folder, type(pipeline.scheduler).__name__
         if not isinstance(pipeline.scheduler, LCMScheduler):
@@ -77,7 +78,9 @@ class UFOGen:
     def from_pretrained(
         cls, path: str | Path | None = None, device: str | torch.device = "auto", dtype: str | torch.dtype = "float32"
     ) -> UFOGen:
-        """Load a StableDiffusionPipeline folder from the disk; without `path` the released model of 32 px Nouns.
+        """Load a Stable Diffusion or SDXL folder from the disk; without `path` the released model of 32 px Nouns.
+
+        An SDXL model draws and interpolates; image-to-image, inpainting and control refuse it.
 
         device: "auto" is a GPU where torch has one. dtype: float32, float16 or bfloat16; an epsilon-predicting model
         wants float32, since the conversion to x_0 multiplies rounding errors by 15.
@@ -111,6 +114,8 @@ class UFOGen:
         """What `ufogen info` prints."""
         pipeline, config = self.pipeline, self.pipeline.scheduler.config
         parts = {"unet": pipeline.unet, "vae": pipeline.vae, "text_encoder": pipeline.text_encoder}
+        if isinstance(pipeline, StableDiffusionXLPipeline):
+            parts["text_encoder_2"] = pipeline.text_encoder_2
         return {
             "model": str(self.folder),
             "sha256": self.sha256,
@@ -143,9 +148,9 @@ class UFOGen:
         prompts = _prompts(prompt)
         step_timesteps(steps, self.pipeline.scheduler.config.original_inference_steps)
 
-        def draw(states: Tensor, rngs: list[torch.Generator]) -> list[Image.Image]:
+        def draw(text: Conditioning, rngs: list[torch.Generator]) -> list[Image.Image]:
             settings = {"num_inference_steps": steps, "guidance_scale": 0.0}
-            return self.pipeline(prompt_embeds=states, generator=rngs, **settings).images
+            return self.pipeline(**text.arguments(), generator=rngs, **settings).images
 
         return self._each(draw, prompts, seed, n, batch_size, progress)
 
@@ -166,16 +171,17 @@ class UFOGen:
         At strength 0 the image only passes through the autoencoder; at 1 a trace of it remains, as in diffusers (0.07 of
         the latent with Stable Diffusion's schedule). The image is cut to a square and resized.
         """
+        refuse_sdxl(self.pipeline, "image-to-image")
         prompts, source = _prompts(prompt), open_image(image, self.image_size)
         timesteps = self._timesteps(_strength(strength), steps)
         latents = self._encode(source)
         if timesteps == [CLEAN]:
             kept = Image.fromarray(decode_latents(latents, self.pipeline.vae)[0])
-            return self._each(lambda states, rngs: [kept.copy() for _ in rngs], prompts, seed, n, batch_size, progress)
+            return self._each(lambda text, rngs: [kept.copy() for _ in rngs], prompts, seed, n, batch_size, progress)
 
-        def draw(states: Tensor, rngs: list[torch.Generator]) -> list[Image.Image]:
+        def draw(text: Conditioning, rngs: list[torch.Generator]) -> list[Image.Image]:
             return self._img2img(
-                prompt_embeds=states, image=latents.expand(len(rngs), -1, -1, -1), generator=rngs, guidance_scale=0.0,
+                **text.arguments(), image=latents.expand(len(rngs), -1, -1, -1), generator=rngs, guidance_scale=0.0,
                 **self._schedule(timesteps),
             ).images  # fmt: skip
 
@@ -198,6 +204,7 @@ class UFOGen:
 
         One step at strength 1 begins with noise alone and cannot see what surrounds the mask, so the default is four.
         """
+        refuse_sdxl(self.pipeline, "inpainting")
         prompts, opened = _prompts(prompt), read_image(image, "image")
         source, drawn = open_image(opened, self.image_size), open_mask(mask, self.image_size, opened.size)
         timesteps = self._timesteps(_strength(strength), steps)
@@ -209,10 +216,10 @@ class UFOGen:
         area = Image.fromarray((cells * 255).byte().numpy()).resize(self.image_size, Image.Resampling.NEAREST)
         width, height = self.image_size
 
-        def draw(states: Tensor, rngs: list[torch.Generator]) -> list[Image.Image]:
+        def draw(text: Conditioning, rngs: list[torch.Generator]) -> list[Image.Image]:
             copies = latents.expand(len(rngs), -1, -1, -1)
             images = self._inpainting(
-                prompt_embeds=states, image=copies, mask_image=area, masked_image_latents=copies, height=height,
+                **text.arguments(), image=copies, mask_image=area, masked_image_latents=copies, height=height,
                 width=width, generator=rngs, guidance_scale=0.0, **self._schedule(timesteps),
             ).images  # fmt: skip
             return [Image.fromarray(np.where(drawn[..., None], new, source)) for new in images]
@@ -236,6 +243,7 @@ class UFOGen:
 
         controlnet: its folder; without it the released one. scale: 0 leaves the edges out, 1 is what it was trained with.
         """
+        refuse_sdxl(self.pipeline, "control")
         prompts, source = _prompts(prompt), open_image(image, self.image_size)
         step_timesteps(steps, self._num_timesteps)
         folder = released_folder().with_name(RELEASED_CONTROL) if controlnet is None else Path(controlnet)
@@ -262,16 +270,16 @@ class UFOGen:
             raise UserError(f"interpolation takes one or two prompts and seeds, got {len(prompts)} and {len(seeds)}")
         if not 2 <= frames <= MAX_PICTURES:
             raise UserError(f"the number of frames is {frames}; allowed: 2 ... {MAX_PICTURES}")
-        ends, unet = self._states(prompts), self.pipeline.unet
+        ends, unet = self._text(prompts), self.pipeline.unet
         noise = [self.initial_noise(s) for s in seeds]
         way = [i / (frames - 1) for i in range(frames)]
-        states = torch.cat([torch.lerp(ends[:1], ends[-1:], share) for share in way])
+        text = Conditioning(*(None if end is None else _line(end, way) for end in (ends.states, ends.pooled)))
         latents = torch.cat([slerp(noise[0], noise[-1], share) for share in way]).to(unet.device, unet.dtype)
         images = []
         for start in _bar(range(0, frames, _batch(batch_size)), None, progress):
             part = slice(start, start + batch_size)
             settings = {"num_inference_steps": 1, "guidance_scale": 0.0}
-            images += self.pipeline(prompt_embeds=states[part], latents=latents[part], **settings).images
+            images += self.pipeline(**text[part].arguments(), latents=latents[part], **settings).images
         return images
 
     def initial_noise(self, seed: int) -> Tensor:
@@ -327,19 +335,19 @@ class UFOGen:
 
     def _each(self, draw: Draw, prompts: list[str], seed: Seeds, n: int, batch_size: int, progress: bool) -> list[Image.Image]:
         seeds = _seeds(seed, len(prompts), n)
-        states, index = self._states(prompts), torch.arange(len(prompts)).repeat_interleave(len(seeds) // len(prompts))
+        text, index = self._text(prompts), torch.arange(len(prompts)).repeat_interleave(len(seeds) // len(prompts))
         images = []
         with _bar(None, len(seeds), progress) as bar:
             for start in range(0, len(seeds), _batch(batch_size)):
                 part = slice(start, start + batch_size)
                 rngs = [torch.Generator().manual_seed(s) for s in seeds[part]]
-                images += draw(states[index[part]], rngs)
+                images += draw(text[index[part]], rngs)
                 bar.update(len(rngs))
         return images
 
-    def _states(self, prompts: list[str]) -> Tensor:
-        """Token states (n, tokens, width), one prompt at a time: in a batch sums would round differently."""
-        return encode_text(prompts, self.pipeline.text_encoder, self.pipeline.tokenizer, batch_size=1)
+    def _text(self, prompts: list[str]) -> Conditioning:
+        """What the U-Net is told of n prompts, one prompt at a time: in a batch sums would round differently."""
+        return encode_prompts(prompts, text_encoders(self.pipeline), batch_size=1)
 
     def _encode(self, image: Image.Image) -> Tensor:
         """The mean of the encoder's Gaussian, scaled: diffusers would draw from it, and the seed's noise would be another."""
@@ -371,13 +379,18 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
     return (weights[0] * a + weights[1] * b).to(a.dtype)
 
 
-def _load(folder: Path) -> StableDiffusionPipeline:
+def _line(ends: Tensor, way: list[float]) -> Tensor:
+    """Points at the shares `way` of the line from the first to the last of `ends` (n, ...)."""
+    return torch.cat([torch.lerp(ends[:1], ends[-1:], share) for share in way])
+
+
+def _load(folder: Path) -> Pipeline:
     if not folder.is_dir():
         raise UserError(f"model {folder} is not a folder")
     try:
         if (folder / "model_index.json").is_file():
             kind = DiffusionPipeline.load_config(folder, local_files_only=True)["_class_name"]
-            if kind != "StableDiffusionPipeline":
+            if kind not in (StableDiffusionPipeline.__name__, StableDiffusionXLPipeline.__name__):
                 raise UserError(f"model {folder} is a {kind}; a StableDiffusionPipeline is needed")
             return load_pipeline(folder)
         if (folder / "unet").is_dir():

@@ -129,7 +129,8 @@ class Objective:
     last_timestep_share: float = 0.0  # share of draws moved to t = T - 1, where one-step sampling starts
     adversarial: Literal["nonsaturating", "clamped_bce", "hinge"] = "nonsaturating"
     r1_weight: float = 1.0  # 0 turns R1 off
-    r1_interval: Count = 16
+    r2_weight: float = 0.0  # the same penalty on generated samples (Mescheder et al. 2018); not the paper's
+    r1_interval: Count = 16  # updates of D from one penalised to the next, R2 with R1
     r1_variable: Literal["x_s", "x_0"] = "x_s"  # what the gradient is taken in: the discriminator's input or clean data
     mismatched_share: float = 0.0  # of D's fakes that are real samples under another item's caption; not the paper's
     generator_init: Literal["base", "scratch"] = "base"

@@ -15,6 +15,7 @@ from ufogen.base.autoencoder import decode_latents
 from ufogen.base.text import encode_text
 from ufogen.errors import UserError
 from ufogen.images import open_image
+from ufogen.pipeline import refuse_sdxl
 from ufogen.sampling import sample_teacher
 
 STEPS = (1, 2, 4)
@@ -65,6 +66,7 @@ class Studio:
         _check("number of pictures", n, range(1, MAX_PICTURES + 1))
         noise = torch.cat([self.base.initial_noise(seed + i) for i in range(n)])
         pipeline = self.base.pipeline
+        refuse_sdxl(pipeline, "a teacher in the demo")
         began = time.perf_counter()
         conditional, empty = encode_text([prompt, ""], pipeline.text_encoder, pipeline.tokenizer)
         states = conditional.expand(n, -1, -1)

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from ufogen.losses import r1_penalty
-from ufogen.networks import Discriminator, frozen
+from ufogen.networks import Discriminator, added_conditioning, frozen
 
 FLOAT32 = {F.layer_norm, F.group_norm, F.softmax, torch.softmax, Tensor.softmax}  # under autocast on CUDA, not on the CPU
 CHECKPOINTED = (ResnetBlock2D, BasicTransformerBlock)  # what diffusers recomputes as one piece
@@ -92,13 +92,19 @@ class Networks:
         self.discriminator = Discriminator(UNet2DConditionModel.from_config(architecture).train(), joint)
         u = self.generator.config
         self.shape, self.states = (u.in_channels, u.sample_size, u.sample_size), (tokens, u.cross_attention_dim)
+        sdxl = u.addition_embed_type == "text_time"
+        self.pooled = u.projection_class_embeddings_input_dim - 6 * u.addition_time_embed_dim if sdxl else None
 
     def inputs(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         return torch.randn(batch, *self.shape), torch.full((batch,), 500), torch.randn(batch, *self.states)
 
+    def pooled_states(self, batch: int) -> Tensor | None:
+        return None if self.pooled is None else torch.randn(batch, self.pooled)
+
     def generate(self, batch: int) -> Tensor:
         """G on the batch."""
-        return self.generator(*self.inputs(batch), return_dict=False)[0]
+        x, t, states = self.inputs(batch)
+        return self.generator(x, t, states, return_dict=False, **added_conditioning(x, self.pooled_states(batch)))[0]
 
     def discriminate(self, batch: int) -> Tensor:
         """D on as many real and fake items."""
@@ -116,7 +122,7 @@ class Networks:
         return self._decide(x.requires_grad_(), t, states), x
 
     def _decide(self, x: Tensor, t: Tensor, states: Tensor) -> Tensor:
-        return self.discriminator(x, t, states, x if self.discriminator.joint else None)
+        return self.discriminator(x, t, states, x if self.discriminator.joint else None, self.pooled_states(len(x)))
 
 
 def activations(networks: Networks, half: bool) -> dict[str, dict[str, Kept]]:

@@ -15,6 +15,8 @@ from ufogen import config
 from ufogen.prediction import predict_x_0
 from ufogen.schedule import Schedule
 
+VAE_FACTOR = 8  # pixels a latent position of SDXL stands for on each side; base/checkpoints.py refuses others
+
 
 class Generator(nn.Module):
     """G(x_t, t, c) -> x'_0: the pretrained denoiser with its output converted to the clean sample.
@@ -26,10 +28,14 @@ class Generator(nn.Module):
         super().__init__()
         self.unet, self.schedule, self.prediction_type = unet, schedule, prediction_type
 
-    def forward(self, x_t: Tensor, t: Tensor, states: Tensor) -> Tensor:
-        """x_t (b, c, h, w), t (b,) int64, token states (b, tokens, width) -> x'_0 (b, c, h, w) float32."""
+    def forward(self, x_t: Tensor, t: Tensor, states: Tensor, pooled: Tensor | None = None) -> Tensor:
+        """x_t (b, c, h, w), t (b,) int64, token states (b, tokens, width) -> x'_0 (b, c, h, w) float32.
+
+        SDXL's U-Net takes the caption's pooled state (b, p) too.
+        """
         dtype = self.unet.dtype  # half precision when sampling; under autocast the weights stay float32
-        output = self.unet(x_t.to(dtype), t, encoder_hidden_states=states.to(dtype), return_dict=False)[0]
+        further = added_conditioning(x_t, None if pooled is None else pooled.to(dtype))
+        output = self.unet(x_t.to(dtype), t, encoder_hidden_states=states.to(dtype), return_dict=False, **further)[0]
         return predict_x_0(output, x_t, t, self.schedule, self.prediction_type)
 
 
@@ -53,11 +59,31 @@ class Discriminator(nn.Module):
         unet.set_attn_processor(AttnProcessor())  # R1 differentiates twice, which the fused attention kernels cannot
         self.unet = unet
 
-    def forward(self, x_s: Tensor, s: Tensor, states: Tensor, x_t: Tensor | None = None) -> Tensor:
-        """x_s and x_t (b, c, h, w), s (b,) int64, token states (b, tokens, width) -> logits (b, 1, h, w) float32."""
+    def forward(
+        self, x_s: Tensor, s: Tensor, states: Tensor, x_t: Tensor | None = None, pooled: Tensor | None = None
+    ) -> Tensor:
+        """x_s and x_t (b, c, h, w), s (b,) int64, token states (b, tokens, width) -> logits (b, 1, h, w) float32.
+
+        SDXL's U-Net takes the caption's pooled state (b, p) too.
+        """
         if self.joint:
             x_s = torch.cat([x_s, x_t], dim=1)
-        return self.unet(x_s, s.clamp(min=0), encoder_hidden_states=states, return_dict=False)[0].float()
+        further = added_conditioning(x_s, pooled)
+        return self.unet(x_s, s.clamp(min=0), encoder_hidden_states=states, return_dict=False, **further)[0].float()
+
+
+def added_conditioning(x: Tensor, pooled: Tensor | None) -> dict[str, dict[str, Tensor]]:
+    """What an SDXL U-Net is told of a picture beside its token states; nothing where there is no pooled state (b, p).
+
+    Its micro-conditioning (arXiv 2307.01952, section 2.2) is the original size, the crop's corner and the target size. Its
+    own training varied them; here they are constant, as in diffusers' pipeline without further arguments: a square cut from
+    its upper left corner at the size of x (b, c, h, w), so they are derived from x and are in no batch.
+    """
+    if pooled is None:
+        return {}
+    size = [VAE_FACTOR * side for side in x.shape[-2:]]
+    time_ids = torch.tensor([*size, 0, 0, *size], dtype=torch.float32, device=x.device)
+    return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": time_ids.expand(len(x), -1)}}
 
 
 def make_networks(

@@ -1,12 +1,13 @@
-"""Export of a trained generator to an ordinary StableDiffusionPipeline folder, and its import."""
+"""Export of a trained generator to an ordinary StableDiffusionPipeline or StableDiffusionXLPipeline folder, and its import."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from diffusers import LCMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+import torch
+from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
-from ufogen.base.models import load_pipeline
+from ufogen.base.models import PARTS, SDXL_PARTS, Pipeline, load_pipeline
 from ufogen.errors import UserError
 
 
@@ -23,26 +24,46 @@ def ufogen_scheduler(config: dict) -> LCMScheduler:
     return LCMScheduler(**kept, original_inference_steps=steps, clip_sample=False, steps_offset=1)
 
 
-def export_pipeline(base: StableDiffusionPipeline, unet: UNet2DConditionModel, folder: str | Path) -> StableDiffusionPipeline:
+def export_pipeline(base: Pipeline, unet: UNet2DConditionModel, folder: str | Path) -> Pipeline:
     """Write `base` with its denoiser replaced by the trained generator. Call it with guidance_scale=0."""
     components = dict(base.components) | {
         "unet": unet,
         "scheduler": ufogen_scheduler(base.scheduler.config),
     }
-    pipeline = StableDiffusionPipeline(**components, requires_safety_checker=False)
+    if isinstance(base, StableDiffusionXLPipeline):
+        settings = {"force_zeros_for_empty_prompt": base.config.force_zeros_for_empty_prompt, "add_watermarker": False}
+    else:
+        settings = {"requires_safety_checker": False}
+    pipeline = type(base)(**components, **settings)
     pipeline.save_pretrained(folder)
     return pipeline
 
 
-def load_base(folder: str | Path) -> StableDiffusionPipeline:
-    """Load a Stable Diffusion folder for training. Raises `UserError` naming what is missing or does not fit."""
+def load_base(folder: str | Path) -> Pipeline:
+    """Load a Stable Diffusion or SDXL folder for training. Raises `UserError` naming what is missing or does not fit."""
     folder = Path(folder)
     if not (folder / "model_index.json").is_file():
         raise UserError(f"base.path {folder} is not a diffusers folder: it has no model_index.json")
-    missing = [part for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler") if not (folder / part).is_dir()]
+    sdxl = '"StableDiffusionXLPipeline"' in (folder / "model_index.json").read_text()
+    missing = [part for part in (SDXL_PARTS if sdxl else PARTS) if not (folder / part).is_dir()]
     if missing:
-        raise UserError(f"base.path {folder} lacks {', '.join(missing)}: a whole StableDiffusionPipeline is needed")
+        kind = "StableDiffusionXLPipeline" if sdxl else "StableDiffusionPipeline"
+        raise UserError(f"base.path {folder} lacks {', '.join(missing)}: a whole {kind} is needed")
     try:
         return load_pipeline(folder)
     except Exception as error:  # diffusers and transformers raise many kinds for damaged files
         raise UserError(f"base.path {folder} cannot be loaded: {error}") from error
+
+
+def for_sampling(base: Pipeline, device: torch.device, dtype: torch.dtype) -> Pipeline:
+    """The pipeline on the device in that dtype, but SDXL's autoencoder, which overflows in float16, in float32."""
+    base = base.to(device, dtype)
+    if isinstance(base, StableDiffusionXLPipeline) and base.vae.config.force_upcast:
+        base.vae.float()
+    return base
+
+
+def refuse_sdxl(base: Pipeline, what: str) -> None:
+    """Raise `UserError` where the base is SDXL, for what takes token states alone."""
+    if isinstance(base, StableDiffusionXLPipeline):
+        raise UserError(f"{what} with an SDXL base is not supported; allowed: a StableDiffusionPipeline")

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL
 from omegaconf import OmegaConf
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from ufogen import config
 from ufogen.base.architectures import ARCHITECTURES
@@ -55,13 +55,13 @@ def composed(overrides: list[str]) -> config.Config:
 
 
 def flops_an_item(found: dict[str, int], o: config.Objective, tr: config.Trainer) -> float:
-    """Mean FLOPs of an item in an update, with the updates that each network sits out and R1's interval.
+    """Mean FLOPs of an item in an update, with the updates that each network sits out and the penalties' interval.
 
     With accumulation G passes twice, for D and again for itself. Gradient checkpointing's passes are not counted: they are
     no progress, and utilisation is stated without them.
     """
     of_d = found["discriminator_forward"] + found["discriminator_backward"]
-    of_d += found["penalty"] / o.r1_interval if o.r1_weight else 0
+    of_d += found["penalty"] / o.r1_interval * ((o.r1_weight > 0) + (o.r2_weight > 0))
     of_g = found["generator_backward"] + found["discriminator_for_generator"]
     of_both = found["generator_forward"]
     if tr.accumulation > 1:
@@ -93,19 +93,20 @@ def make_plan(c: config.Config, gpus: int | None = None, gpu: str = "h100-80gb",
         counts |= _encoder_counts(parts)
         kept = activations(networks, half)
         counted = flops(networks)
-    states = state_bytes(counts["generator"], counts["discriminator"], gpus, c.trainer.sharding, bool(c.objective.r1_weight))
+    penalized = c.objective.r1_weight + c.objective.r2_weight > 0
+    states = state_bytes(counts["generator"], counts["discriminator"], gpus, c.trainer.sharding, penalized)
     item = flops_an_item(counted, c.objective, c.trainer)
     rate = gpus * mfu * (card.half if half else card.single) / item
     report = {
         "base": c.base.source, "latents": list(networks.shape), "tokens": networks.states[0], "precision": c.trainer.precision,
         "gpus": gpus, "gpu": gpu, "gpu_bytes": card.memory, "batch": together, "batch_a_gpu": batch,
         "updates": c.trainer.updates, "parameters": counts, "state_bytes": states,
-        "encoder_bytes": 4 * sum(counts.get(name, 0) for name in ("vae", "text_encoder")),
+        "encoder_bytes": 4 * sum(counts.get(name, 0) for name in ("vae", "text_encoder", "text_encoder_2")),
         "flops_an_item": counted | {"update": item}, "mfu": mfu, "images_a_second": rate,
         "hours": c.trainer.updates * together / rate / 3600,
     }  # fmt: skip
     return report | {
-        mode: memory(found, sum(states.values()), batch, card.memory, bool(c.objective.r1_weight))
+        mode: memory(found, sum(states.values()), batch, card.memory, penalized)
         for mode, found in kept.items()
     }
 
@@ -149,7 +150,7 @@ def architecture(base: config.Base) -> dict[str, dict[str, Any]]:
     if base.source in ARCHITECTURES:
         return ARCHITECTURES[base.source]
     found = {}
-    for part in ("unet", "vae", "text_encoder"):
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
         path = Path(base.path) / part / "config.json"
         if path.is_file():
             found[part] = json.loads(path.read_text())
@@ -172,6 +173,8 @@ def _encoder_counts(parts: dict[str, dict[str, Any]]) -> dict[str, int]:
         counts["vae"] = _count(AutoencoderKL.from_config(parts["vae"]))
     if _tokens(parts) == 77:
         counts["text_encoder"] = _count(CLIPTextModel(CLIPTextConfig(**parts["text_encoder"])))
+    if "text_encoder_2" in parts:
+        counts["text_encoder_2"] = _count(CLIPTextModelWithProjection(CLIPTextConfig(**parts["text_encoder_2"])))
     return counts
 
 

@@ -8,6 +8,7 @@ from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 
 from ufogen.errors import UserError
+from ufogen.networks import added_conditioning
 from ufogen.schedule import Schedule
 
 SOLVERS = ("ddim", "dpm++")
@@ -32,8 +33,9 @@ def sample_generator(
     steps: int = 1,
     rng: torch.Generator | None = None,
     parameterization: str = "forward",
+    pooled: Tensor | None = None,
 ) -> Tensor:
-    """x_0 from x_T = `noise` (n, c, h, w) and token states (n, tokens, width).
+    """x_0 from x_T = `noise` (n, c, h, w) and token states (n, tokens, width), for SDXL also pooled states (n, p).
 
     One step returns G(x_T, T). With more, x_s of the next timestep is drawn with fresh noise from `rng` as the method was
     trained: q(x_s|x'_0) for `forward` (UFOGen), q(x_s|x_t, x'_0) for `posterior` (DDGAN, SIDDM).
@@ -42,7 +44,7 @@ def sample_generator(
     timesteps = step_timesteps(steps, schedule.num_timesteps)
     x_t = noise
     for i, t in enumerate(timesteps):
-        x_0 = generator(x_t, _full(t, x_t), states)
+        x_0 = generator(x_t, _full(t, x_t), states, pooled)
         if i + 1 < steps:
             fresh = torch.randn(x_t.shape, generator=rng, device=x_t.device, dtype=x_0.dtype)
             s = _full(timesteps[i + 1], x_t)
@@ -61,11 +63,13 @@ def sample_teacher(
     steps: int,
     guidance: float = 1.0,
     solver: str = "ddim",
+    pooled: Tensor | None = None,
+    empty_pooled: Tensor | None = None,
 ) -> Tensor:
     """x_0 from the base by DDIM or DPM-Solver++ (2M) with classifier-free guidance.
 
-    noise (n, c, h, w); states (n, tokens, width); empty_state (tokens, width) of the empty prompt. The network may be in
-    half precision; the solver's own steps are float32.
+    noise (n, c, h, w); states (n, tokens, width); empty_state (tokens, width) of the empty prompt; for SDXL
+    also pooled (n, p) and empty_pooled (1, p). The network may be in half precision; the solver's own steps are float32.
     With guidance above 1 each step is two passes, made as one batch; at 1 a single pass.
     """
     if solver not in SOLVERS:
@@ -77,10 +81,13 @@ def sample_teacher(
     guided = guidance > 1
     if guided:
         states = torch.cat([empty_state.expand_as(states), states])
+        pooled = None if pooled is None else torch.cat([empty_pooled.expand_as(pooled), pooled])
+    states, pooled = states.to(unet.dtype), None if pooled is None else pooled.to(unet.dtype)
     x_t = noise * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
-        model_input = scheduler.scale_model_input(torch.cat([x_t, x_t]) if guided else x_t, t)
-        output = unet(model_input.to(unet.dtype), t, encoder_hidden_states=states.to(unet.dtype), return_dict=False)[0].float()
+        model_input = scheduler.scale_model_input(torch.cat([x_t, x_t]) if guided else x_t, t).to(unet.dtype)
+        further = added_conditioning(model_input, pooled)
+        output = unet(model_input, t, encoder_hidden_states=states, return_dict=False, **further)[0].float()
         if guided:
             unconditional, conditional = output.chunk(2)
             output = unconditional + guidance * (conditional - unconditional)

@@ -151,6 +151,25 @@ def test_r1_pulls_the_discriminators_slope_down():
     assert values[-1] < 0.9 * values[0]
 
 
+def test_r2_is_the_penalty_of_the_fakes_under_their_captions():
+    task, seen = prepared(Objective(r1_weight=0.0, r2_weight=1.0, r1_interval=1, mismatched_share=0.5), decided=True), []
+    task.discriminator.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0], inputs[2])))
+    scalars = update(task)
+    assert "r2" in scalars and "r1" not in scalars and scalars["r2"] > 0
+    (both, states), (penalized, its) = seen[:2]
+    torch.testing.assert_close(penalized, both[4:])
+    torch.testing.assert_close(its, states[4:])
+
+
+def test_both_penalties_count_as_passes():
+    task = prepared(Objective(r1_interval=2, r2_weight=1.0))
+    g, d = Calls(task.generator), Calls(task.discriminator)
+    for step in range(3):
+        update(task, step)
+    assert d.batch_sizes == [8, 4, 4, 4, 8, 4, 8, 4, 4, 4]
+    assert sum(g.batch_sizes + d.batch_sizes) == task.unet_evaluations(3)
+
+
 @pytest.mark.parametrize("interval", [1, 2])
 def test_update_passes_g_once_and_d_twice_and_once_more_for_r1(interval):
     task = prepared(Objective(r1_interval=interval))
@@ -296,6 +315,7 @@ def test_posterior_alone_keeps_a_share_of_x_t_in_x_s(parameterization, correlate
         ("adversarial", "hinge"),
         ("r1_weight", 0.0),
         ("r1_interval", 8),
+        ("r2_weight", 1.0),
     ],
 )
 def test_every_value_of_every_axis_runs_and_differs(axis, value):

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
 from PIL import Image
-from torch import Tensor
 
 from ufogen.applications.edges import edge_map, to_images
+from ufogen.base.text import Conditioning
 from ufogen.errors import UserError
 
 MATCHED = ("in_channels", "cross_attention_dim", "block_out_channels")  # that a ControlNet shares with the U-Net it is for
@@ -36,7 +36,7 @@ def load_controlnet(folder: Path, pipeline: StableDiffusionPipeline) -> ControlN
 
 def controlled_draw(
     pipeline: StableDiffusionPipeline, control: ControlNetModel, image: Image.Image, scale: float, steps: int
-) -> Callable[[Tensor, list[torch.Generator]], list[Image.Image]]:
+) -> Callable[[Conditioning, list[torch.Generator]], list[Image.Image]]:
     """Stock diffusers' own pipeline, asked for pictures with the edges of `image`, RGB of the model's size."""
     if scale < 0:
         raise UserError(f"the control scale is {scale}; allowed: 0 or greater")
@@ -45,9 +45,9 @@ def controlled_draw(
     stock.set_progress_bar_config(disable=True)
     width, height = image.size
 
-    def draw(states: Tensor, rngs: list[torch.Generator]) -> list[Image.Image]:
+    def draw(text: Conditioning, rngs: list[torch.Generator]) -> list[Image.Image]:
         return stock(
-            prompt_embeds=states, image=[condition] * len(rngs), generator=rngs, num_inference_steps=steps, guidance_scale=0.0,
+            **text.arguments(), image=[condition] * len(rngs), generator=rngs, num_inference_steps=steps, guidance_scale=0.0,
             controlnet_conditioning_scale=float(scale), width=width, height=height,
         ).images  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The architectures of Stable Diffusion 1.5 and 2.1, in diffusers' and transformers' terms, known without a network."""
+"""The architectures of Stable Diffusion 1.5, 2.1 and XL, in diffusers' and transformers' terms, known without a network."""
 
 from __future__ import annotations
 
@@ -65,5 +65,24 @@ ARCHITECTURES: dict[str, dict[str, dict[str, Any]]] = {
         | {"hidden_act": "gelu", "projection_dim": 512},
         "tokenizer": {"pad_token": "!"},
         "scheduler": _NOISE | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"},
+    },
+    "sdxl": {
+        "unet": _UNET
+        | {"sample_size": 128, "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20)}
+        | {"block_out_channels": (320, 640, 1280), "transformer_layers_per_block": (1, 2, 10), "use_linear_projection": True}
+        | {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")}
+        | {"up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")}
+        | {"addition_embed_type": "text_time", "addition_time_embed_dim": 256}
+        | {"projection_class_embeddings_input_dim": 2816},
+        "vae": _VAE | {"sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True},
+        "text_encoder": _CLIP
+        | {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+        | {"hidden_act": "quick_gelu", "projection_dim": 768},
+        "tokenizer": {"pad_token": "<|endoftext|>"},
+        "text_encoder_2": _CLIP
+        | {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
+        | {"hidden_act": "gelu", "projection_dim": 1280},
+        "tokenizer_2": {"pad_token": "!"},
+        "scheduler": _NOISE | {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
     },
 }

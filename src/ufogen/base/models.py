@@ -5,10 +5,21 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 
 from ufogen import config
 from ufogen.base.text import WIDTH, load_text_encoder
+
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+SDXL_PARTS = (*PARTS, "text_encoder_2", "tokenizer_2")
+Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 # Stable Diffusion's own noise schedule and sampling convention.
 SCHEDULE = {
@@ -74,8 +85,10 @@ def assemble(autoencoder: AutoencoderKL, denoiser: UNet2DConditionModel, schedul
     )
 
 
-def load_pipeline(folder: str | Path) -> StableDiffusionPipeline:
-    """Load a Stable Diffusion folder from the disk, without asking any hub."""
+def load_pipeline(folder: str | Path) -> Pipeline:
+    """Load a Stable Diffusion or SDXL folder from the disk, without asking any hub."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        if DiffusionPipeline.load_config(folder, local_files_only=True)["_class_name"] == "StableDiffusionXLPipeline":
+            return StableDiffusionXLPipeline.from_pretrained(folder, local_files_only=True, add_watermarker=False)
         return StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, safety_checker=None)

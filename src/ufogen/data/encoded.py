@@ -19,10 +19,11 @@ OPEN = 128  # shards that are mapped at a time
 
 @dataclass
 class EncodedBatch:
-    """`latents` (b, c, h, w) and token states `states` (b, tokens, width), float16 as stored."""
+    """`latents` (b, c, h, w), token states `states` (b, tokens, width) and for SDXL `pooled` (b, p), float16 as stored."""
 
     latents: Tensor
     states: Tensor
+    pooled: Tensor | None = None
 
 
 class Order:
@@ -54,6 +55,7 @@ class Order:
 class Encoded:
     """The folder that the encode stage wrote: latents.npy, states.npy and a card, or such a pair of files a shard.
 
+    For an SDXL base the card says `pooled`, and pooled.npy lies beside them.
     Calling it with an update's number gives that update's batch, in the order of `Order`.
     """
 
@@ -62,6 +64,7 @@ class Encoded:
         self._open = lru_cache(OPEN)(self._read)
         try:
             self.card = json.loads((self.folder / "card.json").read_text())
+            self._kinds = ("latents", "states", "pooled") if self.card.get("pooled") else ("latents", "states")
             self._shards = self.card.get("shards", {"": self.card["n"]})  # the ending of the files' names: pairs in them
             whole = all(len(array) == n for shard, n in self._shards.items() for array in self._open(shard))
         except (OSError, ValueError, KeyError) as error:
@@ -78,9 +81,7 @@ class Encoded:
         index = self.order(step)
         shard = np.searchsorted(self._starts, index, side="right") - 1
         parts = [[array[index[shard == i] - self._starts[i]] for array in self._open(self._names[i])] for i in np.unique(shard)]
-        latents, states = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
-        return EncodedBatch(latents, states)
+        return EncodedBatch(*(torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True)))
 
-    def _read(self, shard: str) -> tuple[np.ndarray, np.ndarray]:
-        latents, states = (np.load(self.folder / f"{kind}{shard}.npy", mmap_mode="r") for kind in ("latents", "states"))
-        return latents, states
+    def _read(self, shard: str) -> tuple[np.ndarray, ...]:
+        return tuple(np.load(self.folder / f"{kind}{shard}.npy", mmap_mode="r") for kind in self._kinds)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 
 from ufogen import config
 from ufogen.base.autoencoder import to_model_range
-from ufogen.base.text import encode_text
+from ufogen.base.models import Pipeline
+from ufogen.base.text import encode_prompts, text_encoders
 from ufogen.data.crops import CENTER, read_rgb, square
 from ufogen.data.encoded import EncodedBatch
 from ufogen.data.shards import Shard
@@ -34,8 +34,19 @@ class Encoder:
     A pair's latents are therefore the same in whatever batch, process or epoch it is encoded, up to rounding.
     """
 
-    def __init__(self, base: StableDiffusionPipeline, settings: config.Data, seed: int, device: torch.device | str):
-        self.vae, self.text_encoder, self.tokenizer = base.vae.to(device), base.text_encoder.to(device), base.tokenizer
+    def __init__(
+        self,
+        base: Pipeline,
+        settings: config.Data,
+        seed: int,
+        device: torch.device | str,
+    ):
+        self.vae = base.vae.to(device)
+        self.text = [(encoder.to(device), tokenizer) for encoder, tokenizer in text_encoders(base)]
+        self.kinds = ("latents", "states", "pooled") if len(self.text) > 1 else ("latents", "states")  # of a batch
+        half = settings.encode_precision != "no"
+        # SDXL's autoencoder overflows in float16; that flag is SDXL's, other pipelines of diffusers disregard it
+        self.half_vae = half and not (len(self.text) > 1 and self.vae.config.force_upcast)
         self.settings, self.seed = settings, seed
         self.resolution = settings.resolution or base.unet.config.sample_size * base.vae_scale_factor
 
@@ -47,20 +58,23 @@ class Encoder:
 
     @torch.no_grad()
     def encode(self, pairs: list[Decoded]) -> EncodedBatch:
-        """Latents, a sample of the autoencoder's Gaussian each, and token states, float16 on the encoder's device."""
-        latents, states = [], []
+        """Latents, a sample of the autoencoder's Gaussian each, and text's states, float16 on the encoder's device."""
+        latents, states, pooled = [], [], []
         device, size = self.vae.device, self.settings.encode_batch_size
         precision = self.settings.encode_precision
         for start in range(0, len(pairs), size):
             part = pairs[start : start + size]
-            with torch.autocast(device.type, DTYPES[precision], enabled=precision != "no"):
+            with torch.autocast(device.type, DTYPES[precision], enabled=self.half_vae):
                 posterior = self.vae.encode(to_model_range(np.stack([p.image for p in part]), device)).latent_dist
-                state = encode_text([p.caption for p in part], self.text_encoder, self.tokenizer)
+            with torch.autocast(device.type, DTYPES[precision], enabled=precision != "no"):
+                text = encode_prompts([p.caption for p in part], self.text)
             noise = torch.stack([self._noise(p.key, posterior.mean.shape[1:]) for p in part]).to(device)
             latent = posterior.mean.float() + posterior.std.float() * noise  # (b, c, h, w)
             latents.append((latent * self.vae.config.scaling_factor).half())
-            states.append(state.half())
-        return EncodedBatch(torch.cat(latents), torch.cat(states))
+            states.append(text.states.half())
+            if text.pooled is not None:
+                pooled.append(text.pooled.half())
+        return EncodedBatch(torch.cat(latents), torch.cat(states), torch.cat(pooled) if pooled else None)
 
     def _noise(self, key: tuple[int, int], shape: torch.Size) -> torch.Tensor:
         return torch.randn(shape, generator=torch_generator("cpu", self.seed, "encode", *key))

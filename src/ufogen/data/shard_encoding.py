@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -45,18 +46,22 @@ class ArrayWriter:
 
 
 def encode_shard(shard: Shard, rows: np.ndarray, encoder: Encoder, folder: Path) -> None:
-    """Write latents-NAME.npy and states-NAME.npy of a shard's `rows`, without broken images, and at last its card NAME.json."""
+    """Write latents-NAME.npy and states-NAME.npy of a shard's `rows`, without broken images, and at last its card NAME.json.
+
+    For SDXL also pooled-NAME.npy.
+    """
     name, whole, broken = shard.path.stem, 0, 0
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder) as aside:
-        files = {kind: f"{kind}-{name}.npy" for kind in ("latents", "states")}
-        with ArrayWriter(Path(aside, files["latents"])) as latents, ArrayWriter(Path(aside, files["states"])) as states:
+        files = {kind: f"{kind}-{name}.npy" for kind in encoder.kinds}
+        with ExitStack() as stack:
+            writers = {kind: stack.enter_context(ArrayWriter(Path(aside, file))) for kind, file in files.items()}
             for block in _decoded(shard, rows, encoder):
                 pairs = [pair for pair in block if pair is not None]
                 whole, broken = whole + len(pairs), broken + len(block) - len(pairs)
                 if pairs:
                     batch = encoder.encode(pairs)
-                    latents.append(batch.latents.cpu().numpy())
-                    states.append(batch.states.cpu().numpy())
+                    for kind, writer in writers.items():
+                        writer.append(getattr(batch, kind).cpu().numpy())
         card = {"stamp": shard.stamp, "n": whole, "broken_images": broken}
         Path(aside, f"{name}.json").write_text(json.dumps(card))
         for file in (*files.values(), f"{name}.json"):

@@ -6,7 +6,7 @@ An update, in the notation of the paper (s = t - k):
     x'_0 = G(x_t, t)
     x'_s ~ q(x_s|x'_0)                      forward parameterisation, UFOGen
            q(x_s|x_t, x'_0)                 posterior parameterisation, DDGAN and SIDDM
-    D:  min  -log D(x_s, s) - log(1 - D(x'_s, s))  [+ R1]
+    D:  min  -log D(x_s, s) - log(1 - D(x'_s, s))  [+ R1] [+ R2]
     G:  min  -log D(x'_s, s) + lambda gamma_t ||x_0 - x'_0||^2
 """
 
@@ -47,6 +47,8 @@ class Items:
     mismatched: Tensor  # (b,), where D's fake is a real sample under another item's caption
     noise_s: Tensor  # of x'_s
     noise_t: Tensor | None  # of x'_t in the forward-KL reconstruction
+    pooled: Tensor | None = None  # (b, p), for SDXL alone
+    pooled_fake: Tensor | None = None
 
     def split(self, n: int) -> list[Items]:
         """n parts of b / n items."""
@@ -139,13 +141,13 @@ class DiffusionGAN:
         return scalars
 
     def unet_evaluations(self, updates: int) -> int:
-        """Forward passes of a U-Net per item over a run: G, D on real and fake, D for G, and the lazy ones of R1."""
+        """Forward passes of a U-Net per item over a run: G, D on real and fake, D for G, and the lazy ones of R1 and R2."""
         o, tr = self.objective, self.trainer
         of_d, of_g = (len(range(0, updates, interval)) for interval in (tr.discriminator_interval, tr.generator_interval))
         shared = 0
         if tr.accumulation == 1:
             shared = len(range(0, updates, math.lcm(tr.discriminator_interval, tr.generator_interval)))
-        penalties = len(range(0, of_d, o.r1_interval)) if o.r1_weight else 0
+        penalties = len(range(0, of_d, o.r1_interval)) * ((o.r1_weight > 0) + (o.r2_weight > 0))
         return tr.batch_size * tr.accumulation * ((of_d + of_g - shared) + 2 * of_d + of_g + penalties)
 
     @contextlib.contextmanager
@@ -205,13 +207,17 @@ class DiffusionGAN:
         noise_t = draws.normal(x_0) if o.reconstruction == "forward_kl" else None
         mismatched = torch.arange(len(x_0), device=device) < round(o.mismatched_share * len(x_0))
         states_fake = torch.where(mismatched[:, None, None], states.roll(1, 0), states)
-        return Items(x_0, x_s, x_t, t, s, states, states_fake, mismatched, noise_s, noise_t)
+        items = Items(x_0, x_s, x_t, t, s, states, states_fake, mismatched, noise_s, noise_t)
+        if batch.pooled is not None:
+            items.pooled = batch.pooled.to(device, torch.float32)
+            items.pooled_fake = torch.where(mismatched[:, None], items.pooled.roll(1, 0), items.pooled)
+        return items
 
     def _generate(self, part: Items, graph: bool) -> tuple[Tensor, Tensor]:
         """x'_0 and x'_s (b, 4, 8, 8); with a graph, gradients reach G."""
         with torch.set_grad_enabled(graph):
             with self.accelerator.autocast():
-                x_0_fake = self.generator(part.x_t, part.t, part.states)
+                x_0_fake = self.generator(part.x_t, part.t, part.states, part.pooled)
             if self.objective.parameterization == "forward":
                 law = self.schedule.q(x_0_fake, part.s)
             else:
@@ -226,7 +232,7 @@ class DiffusionGAN:
         yield parts[-1]
 
     def _update_discriminator(self, parts: list[Items], generate: Generate, count: int) -> dict[str, Tensor]:
-        penalized = self.objective.r1_weight > 0 and count % self.objective.r1_interval == 0
+        penalized = self.objective.r1_weight + self.objective.r2_weight > 0 and count % self.objective.r1_interval == 0
         self.optimizer_d.zero_grad()
         scalars = []
         for part in self._micro_batches(parts, self.discriminator):
@@ -244,20 +250,29 @@ class DiffusionGAN:
         # real samples under the caption of another item count as fake too
         x_s_fake = torch.where(part.mismatched[:, None, None, None], x_s, x_s_fake)
         states = torch.cat([part.states, part.states_fake])
+        pooled = None if part.pooled is None else torch.cat([part.pooled, part.pooled_fake])
         with self.accelerator.autocast():
-            logits = self.discriminator(torch.cat([x_s, x_s_fake]), torch.cat([s, s]), states, torch.cat([x_t, x_t]))
+            logits = self.discriminator(torch.cat([x_s, x_s_fake]), torch.cat([s, s]), states, torch.cat([x_t, x_t]), pooled)
         real, fake = logits.chunk(2)
         loss = losses.discriminator_loss(real, fake, o.adversarial)
         scalars = {"loss_d": loss.detach(), "logit_real": real.detach().mean(), "logit_fake": fake.detach().mean()}
-        if penalized:
-            x_s = x_s.detach().requires_grad_()
-            with self._eager(), self.accelerator.autocast():
-                logits = self.discriminator(x_s, s, part.states, x_t)
-            penalty = losses.r1_penalty(logits, x_s, self.schedule.alpha_bar(s) if o.r1_variable == "x_0" else None)
-            # the interval's factor keeps the mean strength that of a penalty at every update
-            loss = loss + o.r1_weight * o.r1_interval * penalty
-            scalars["r1"] = penalty.detach()
+        if penalized:  # the interval's factor keeps the mean strength that of a penalty at every update
+            for name, weight, x, its in (
+                ("r1", o.r1_weight, x_s, (part.states, part.pooled)),
+                ("r2", o.r2_weight, x_s_fake, (part.states_fake, part.pooled_fake)),
+            ):
+                if weight:
+                    penalty = self._penalty(x, s, x_t, *its)
+                    loss = loss + weight * o.r1_interval * penalty
+                    scalars[name] = penalty.detach()
         return loss, scalars
+
+    def _penalty(self, x_s: Tensor, s: Tensor, x_t: Tensor, states: Tensor, pooled: Tensor | None) -> Tensor:
+        """R1 where x_s is real, R2 where it is generated."""
+        x_s = x_s.detach().requires_grad_()
+        with self._eager(), self.accelerator.autocast():
+            logits = self.discriminator(x_s, s, states, x_t, pooled)
+        return losses.r1_penalty(logits, x_s, self.schedule.alpha_bar(s) if self.objective.r1_variable == "x_0" else None)
 
     def _update_generator(self, parts: list[Items], generate: Generate) -> dict[str, Tensor]:
         self.optimizer_g.zero_grad()
@@ -287,7 +302,8 @@ class DiffusionGAN:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         o, t, s = self.objective, part.t, part.s
         with self.accelerator.autocast():
-            loss = losses.generator_loss(discriminator(x_s_fake, s, part.states, part.x_t), o.adversarial)
+            logits = discriminator(x_s_fake, s, part.states, part.x_t, part.pooled)
+            loss = losses.generator_loss(logits, o.adversarial)
         scalars = {"loss_g": loss.detach()}
         if o.reconstruction != "none":
             if o.reconstruction == "x_0":

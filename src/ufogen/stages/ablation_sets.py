@@ -7,7 +7,7 @@ import numpy as np
 from ufogen import config
 from ufogen.base.text import encode_text
 from ufogen.evaluation import features
-from ufogen.pipeline import load_base
+from ufogen.pipeline import load_base, refuse_sdxl
 from ufogen.stages.common import ARTIFACTS, publish, run
 from ufogen.stages.prepare import read_pairs
 from ufogen.training.loop import make_accelerator
@@ -18,6 +18,7 @@ SETS = ARTIFACTS / "ablations" / "sets"
 def main(c: config.Config) -> None:
     """Write artifacts/ablations/sets/NAME.npz, `states` and `features`, for the prompts of both sets."""
     device, pipeline = make_accelerator(c.device, "no").device, load_base(ARTIFACTS / "base")
+    refuse_sdxl(pipeline, "the ablation study")
     with publish(SETS) as out:
         for prompts, real in (("validation", "validation_floor"), ("evaluation", "evaluation")):
             captions = read_pairs(ARTIFACTS / "data" / prompts).captions[: c.ablations.evaluation_size]

@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from ufogen import config
 from ufogen.base.autoencoder import decode_latents
-from ufogen.base.text import encode_text
+from ufogen.base.text import Conditioning, encode_nothing, encode_prompts, text_encoders
 from ufogen.data.encoder import DTYPES
 from ufogen.errors import UserError
 from ufogen.evaluation import shards
 from ufogen.networks import Generator
-from ufogen.pipeline import load_base
+from ufogen.pipeline import for_sampling, load_base
 from ufogen.randomness import torch_generator
 from ufogen.sampling import sample_generator, sample_teacher
 from ufogen.schedule import Schedule
@@ -43,7 +43,7 @@ class Samplers:
         self.c, self.device = c, device
         dtype = DTYPES[c.coco.precision]
         try:
-            self.base = load_base(c.coco.base).to(device, dtype)
+            self.base = for_sampling(load_base(c.coco.base), device, dtype)
         except UserError as error:  # the main chain's name for it
             raise UserError(str(error).replace("base.path", "parameter coco.base:", 1)) from error
         self.schedule = Schedule.from_scheduler(self.base.scheduler).to(device)
@@ -53,8 +53,8 @@ class Samplers:
             self.generator = Generator(unet, self.schedule, self.base.scheduler.config.prediction_type)
         self.sha256 = self._sha256()
 
-    def encode(self, prompts: list[str]) -> Tensor:
-        return encode_text(prompts, self.base.text_encoder, self.base.tokenizer)
+    def encode(self, prompts: list[str]) -> Conditioning:
+        return encode_prompts(prompts, text_encoders(self.base))
 
     def noise(self, block: range) -> Tensor:
         """x_T of prompts by their numbers, the same for every method."""
@@ -67,14 +67,15 @@ class Samplers:
 
     def images(self, method: Method, captions: list[str], block: range) -> np.ndarray:
         """Images (n, h, w, 3) uint8 for the captions of prompts `block`. The fresh noise of further steps is the block's."""
-        states, noise = self.encode(captions), self.noise(block)
+        text, noise = self.encode(captions), self.noise(block)
         if method.method == "ufogen":
             rng = torch_generator(self.device, self.c.seed, "coco fresh noise", block.start)
-            latents = sample_generator(self.generator, noise, states, self.schedule, method.steps, rng)
+            latents = sample_generator(self.generator, noise, text.states, self.schedule, method.steps, rng, pooled=text.pooled)
         else:
+            empty = encode_nothing(self.base)
             latents = sample_teacher(
-                self.base.unet, noise, states, self.encode([""])[0], self.base.scheduler.config,
-                method.steps, method.guidance, method.sampler,
+                self.base.unet, noise, text.states, empty.states[0], self.base.scheduler.config,
+                method.steps, method.guidance, method.sampler, text.pooled, empty.pooled,
             )  # fmt: skip
         return decode_latents(latents, self.base.vae, len(latents))
 
@@ -85,7 +86,8 @@ class Samplers:
         return fingerprint(self.c.seed, self.c.coco.precision, schedule, hashes, vars(method), captions, block.start)
 
     def _sha256(self) -> dict[str, str]:
-        folders = {f"base_{part}": Path(self.c.coco.base) / part for part in ("text_encoder", "unet", "vae")}
+        parts = ["text_encoder", "unet", "vae"] + ["text_encoder_2"] * hasattr(self.base, "text_encoder_2")
+        folders = {f"base_{part}": Path(self.c.coco.base) / part for part in parts}
         folders |= {"generator": Path(self.c.coco.generator) / "unet"} if "ufogen" in self.c.coco.methods else {}
         return {name: sha256(folder) for name, folder in folders.items()}
 

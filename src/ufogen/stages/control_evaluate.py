@@ -92,7 +92,7 @@ def measure_all(c: config.Config, asked: str, reference: str, out) -> list[dict]
     real = features.extract(np.array(read_pairs(ARTIFACTS / "data" / reference).images), device=device)
     samplers = Samplers(c, device)
     networks = {kind: load_control(kind, samplers) for kind in KINDS}
-    states = samplers.encode(pairs.captions)
+    states = samplers.encode(pairs.captions).states
     table = []
 
     def measure(row: Row, images: np.ndarray) -> None:
@@ -138,7 +138,7 @@ def sample(
             generator = Generator(network, samplers.schedule, scheduler.prediction_type)
             latents = sample_generator(generator, noise, some, samplers.schedule, row.steps)
         else:
-            latents = sample_teacher(network, noise, some, samplers.empty, scheduler, row.steps, row.guidance)
+            latents = sample_teacher(network, noise, some, samplers.empty.states[0], scheduler, row.steps, row.guidance)
         images.append(decode_latents(latents, samplers.base.vae))
     return np.concatenate(images)
 

@@ -15,7 +15,7 @@ from ufogen import config
 from ufogen.applications.control import KINDS, ControlTask, EncodedWithEdges, make_control
 from ufogen.applications.edges import THRESHOLD
 from ufogen.base.text import encode_text
-from ufogen.pipeline import load_base
+from ufogen.pipeline import load_base, refuse_sdxl
 from ufogen.schedule import Schedule
 from ufogen.stages.common import ARTIFACTS, publish, run, sha256
 from ufogen.training.checkpoint import Checkpoint, fingerprint
@@ -49,6 +49,7 @@ def train(c: config.Config, kind: str, identity: str) -> None:
     a = c.applications
     training: config.ControlTraining = getattr(a, kind)
     base = load_base(ARTIFACTS / "base")
+    refuse_sdxl(base, "training a control network")
     torch.manual_seed(c.seed)
     control = make_control(kind, base.unet, base.vae_scale_factor)
     images = np.load(ARTIFACTS / "data" / "train" / "images.npy", mmap_mode="r")

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ufogen import config
 from ufogen.base.autoencoder import encode_images
-from ufogen.base.text import encode_text
+from ufogen.base.text import encode_prompts, text_encoders
 from ufogen.data.encoder import Encoder
 from ufogen.data.shard_encoding import encode_shard, shard_card
 from ufogen.data.shards import open_shards
@@ -35,7 +35,10 @@ BLOCK = 256  # pairs a pass; each block's latents are drawn with a generator of 
 
 
 def main(c: config.Config) -> None:
-    """Write artifacts/encoded: latents (n, 4, h, w) and token states (n, tokens, width), float16, and a card."""
+    """Write artifacts/encoded: latents (n, 4, h, w) and token states (n, tokens, width), float16, and a card.
+
+    For an SDXL base also pooled states (n, p).
+    """
     if c.data.source == "coco":
         raise UserError("parameter data.source is coco, which is for evaluation; allowed for training: nouns, webdataset")
     if c.data.source == "webdataset":
@@ -45,25 +48,26 @@ def main(c: config.Config) -> None:
 
 
 def encode_nouns(c: config.Config) -> None:
-    """One file each for latents and states."""
+    """One file each for latents, states and, for SDXL, pooled states."""
     device = make_accelerator(c.device, "no").device
     pipeline = load_base(ARTIFACTS / "base").to(device)
     pairs = read_pairs(ARTIFACTS / "data" / "train")
     n = len(pairs.captions)
     with publish(ARTIFACTS / "encoded") as out:
-        latents = states = None
+        files: dict[str, np.memmap] = {}
         for start in tqdm(range(0, n, BLOCK), desc="encoding", unit_scale=BLOCK, unit="pairs", mininterval=5):
             rows = slice(start, min(start + BLOCK, n))
             rng = torch_generator(device, c.seed, "encode", start)
             latent = encode_images(np.ascontiguousarray(pairs.images[rows]), pipeline.vae, rng)
-            state = encode_text(pairs.captions[rows], pipeline.text_encoder, pipeline.tokenizer, batch_size=64)
-            if latents is None:
-                latents = _create(out / "latents.npy", (n, *latent.shape[1:]))
-                states = _create(out / "states.npy", (n, *state.shape[1:]))
-            latents[rows], states[rows] = latent.half().cpu().numpy(), state.half().cpu().numpy()
-        latents.flush()
-        states.flush()
-        (out / "card.json").write_text(json.dumps({"n": n, "latents": latents.shape, "states": states.shape}))
+            text = encode_prompts(pairs.captions[rows], text_encoders(pipeline), batch_size=64)
+            found = {"latents": latent, "states": text.states} | ({} if text.pooled is None else {"pooled": text.pooled})
+            for kind, value in found.items():
+                if start == 0:
+                    files[kind] = _create(out / f"{kind}.npy", (n, *value.shape[1:]))
+                files[kind][rows] = value.half().cpu().numpy()
+        for file in files.values():
+            file.flush()
+        (out / "card.json").write_text(json.dumps({"n": n} | {kind: file.shape for kind, file in files.items()}))
 
 
 def encode_shards(c: config.Config) -> None:
@@ -104,6 +108,7 @@ def encode_shards(c: config.Config) -> None:
             raise UserError(f"none of the {len(shards)} images of data.path {c.data.path} can be read")
         counts = shards.counts | {"broken_images": sum(card["broken_images"] for card in cards.values())}
         card = {"n": sum(sizes.values()), "shards": sizes, "run": run_id, "resolution": encoder.resolution, "counts": counts}
+        card |= {"pooled": True} if "pooled" in encoder.kinds else {}
         (work / "card.json").write_text(json.dumps(card | {"data": config.to_dict(c.data)}, indent=1))
         set_aside(target)
         shutil.rmtree(target, ignore_errors=True)
@@ -116,7 +121,8 @@ def identity(c: config.Config) -> str:
     """A short hash of all that decides what the pairs of shards are encoded to."""
     free = ("cache", "workers", "encode_batch_size", "train_size", "evaluation_size", "node_modules", "split")
     settings = {key: value for key, value in config.to_dict(c.data).items() if key not in free}
-    weights = [sha256(ARTIFACTS / "base" / part) for part in ("vae", "text_encoder")]
+    parts = ("vae", "text_encoder", "text_encoder_2")  # the last is SDXL's alone
+    weights = [sha256(ARTIFACTS / "base" / part) for part in parts if (ARTIFACTS / "base" / part).is_dir()]
     return fingerprint(c.seed, settings, str(Path(c.data.path).resolve()), weights)
 
 

@@ -17,6 +17,7 @@ from ufogen.data.nouns import Nouns
 from ufogen.evaluation import features
 from ufogen.evaluation.alignment import attribute_accuracy
 from ufogen.networks import Generator
+from ufogen.pipeline import refuse_sdxl
 from ufogen.stages.common import ARTIFACTS, RESULTS, publish, run, sha256, write_results
 from ufogen.stages.prepare import read_pairs
 from ufogen.stages.sample import Samplers
@@ -43,11 +44,12 @@ def main(c: config.Config) -> None:
     """Write paper/results/image_to_image.csv, its card, and artifacts/image_to_image."""
     device = make_accelerator(c.device, "no").device
     samplers = Samplers(c, device)
+    refuse_sdxl(samplers.base, "the evaluation of image-to-image")
     base, nouns = samplers.base, Nouns.load(c.data.node_modules)
     n = min(c.applications.samples, c.data.evaluation_size)
     sources = np.array(read_pairs(ARTIFACTS / "data" / "floor").images[:n])
     asked = read_pairs(ARTIFACTS / "data" / "evaluation")
-    latents, states = encode_images(sources, base.vae), samplers.encode(asked.captions[:n])
+    latents, states = encode_images(sources, base.vae), samplers.encode(asked.captions[:n]).states
     noise = torch.cat([samplers.noise(min(c.sampler.batch_size, n - i), b) for b, i in enumerate(_starts(c, n))])
     of_sources = features.extract(sources, device=device)
     table = []

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from ufogen import config
 from ufogen.base.autoencoder import decode_latents
-from ufogen.base.text import encode_text
+from ufogen.base.text import Conditioning, encode_nothing, encode_prompts, text_encoders
 from ufogen.networks import Generator
-from ufogen.pipeline import load_base
+from ufogen.pipeline import for_sampling, load_base
 from ufogen.randomness import torch_generator
 from ufogen.sampling import sample_generator, sample_teacher
 from ufogen.schedule import Schedule
@@ -30,14 +30,14 @@ class Samplers:
     def __init__(self, c: config.Config, device: torch.device):
         self.seed, self.device = c.seed, device
         dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[c.sampler.precision]
-        self.base = load_base(ARTIFACTS / "base").to(device, dtype)
+        self.base = for_sampling(load_base(ARTIFACTS / "base"), device, dtype)
         self.schedule = Schedule.from_scheduler(self.base.scheduler).to(device)
         unet = UNet2DConditionModel.from_pretrained(ARTIFACTS / "train" / "unet").to(device, dtype).eval()
         self.generator = Generator(unet, self.schedule, self.base.scheduler.config.prediction_type)
-        self.empty = self.encode([""])[0]
+        self.empty = encode_nothing(self.base)
 
-    def encode(self, prompts: list[str]) -> Tensor:
-        return encode_text(prompts, self.base.text_encoder, self.base.tokenizer)
+    def encode(self, prompts: list[str]) -> Conditioning:
+        return encode_prompts(prompts, text_encoders(self.base))
 
     def noise(self, n: int, block: int) -> Tensor:
         """x_T of block `block`, the same for every method."""
@@ -45,17 +45,19 @@ class Samplers:
         rng = torch_generator("cpu", self.seed, "initial noise", block)
         return torch.randn((n, channels, size, size), generator=rng).to(self.device)
 
-    def latents(self, method: Method, noise: Tensor, states: Tensor, block: int = 0) -> Tensor:
+    def latents(self, method: Method, noise: Tensor, text: Conditioning, block: int = 0) -> Tensor:
         if method.method == "ufogen":
             rng = torch_generator(self.device, self.seed, "fresh noise", block)
-            return sample_generator(self.generator, noise, states, self.schedule, method.steps, rng)
+            return sample_generator(
+                self.generator, noise, text.states, self.schedule, method.steps, rng, pooled=text.pooled
+            )  # fmt: skip
         return sample_teacher(
-            self.base.unet, noise, states, self.empty, self.base.scheduler.config,
-            method.steps, method.guidance, method.sampler,
+            self.base.unet, noise, text.states, self.empty.states[0], self.base.scheduler.config,
+            method.steps, method.guidance, method.sampler, text.pooled, self.empty.pooled,
         )  # fmt: skip
 
-    def images(self, method: Method, noise: Tensor, states: Tensor, block: int = 0) -> np.ndarray:
-        return decode_latents(self.latents(method, noise, states, block), self.base.vae)
+    def images(self, method: Method, noise: Tensor, text: Conditioning, block: int = 0) -> np.ndarray:
+        return decode_latents(self.latents(method, noise, text, block), self.base.vae)
 
 
 def main(c: config.Config) -> None:
@@ -64,11 +66,11 @@ def main(c: config.Config) -> None:
     with publish(ARTIFACTS / "samples") as out:
         for part in ("evaluation", "heldout"):
             prompts = read_pairs(ARTIFACTS / "data" / part).captions
-            states = samplers.encode(prompts)
+            text = samplers.encode(prompts)
             for method in tqdm(methods(c), desc=part, mininterval=5):
                 images = []
                 for block, start in enumerate(range(0, len(prompts), c.sampler.batch_size)):
-                    some = states[start : start + c.sampler.batch_size]
+                    some = text[start : start + c.sampler.batch_size]
                     images.append(samplers.images(method, samplers.noise(len(some), block), some, block))
                 (out / part).mkdir(exist_ok=True)
                 np.save(out / part / f"{method.name}.npy", np.concatenate(images))

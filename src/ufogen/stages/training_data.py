@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from accelerate import Accelerator
-from diffusers import StableDiffusionPipeline
 
 from ufogen import config
+from ufogen.base.models import Pipeline
 from ufogen.data.encoded import Encoded
 from ufogen.data.encoder import Encoder
 from ufogen.data.shards import open_shards
@@ -15,7 +15,7 @@ from ufogen.stages.common import ARTIFACTS
 from ufogen.stages.encode import identity, read_run
 
 
-def open_training_data(c: config.Config, accelerator: Accelerator, base: StableDiffusionPipeline) -> Encoded | Streamed:
+def open_training_data(c: config.Config, accelerator: Accelerator, base: Pipeline) -> Encoded | Streamed:
     """This process's share of each batch, from the disk or, with data.cache=false, encoded by `base` as training goes.
 
     Raises `UserError` where the encoded data is missing or was made with other settings.

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 
 from ufogen import config
 from ufogen.base.autoencoder import decode_latents
-from ufogen.base.text import encode_text
+from ufogen.base.models import Pipeline
+from ufogen.base.text import encode_prompts, text_encoders
 from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import Pairs
 from ufogen.evaluation import features
@@ -39,7 +39,7 @@ class Validation:
     def __init__(
         self,
         c: config.Config,
-        base: StableDiffusionPipeline,
+        base: Pipeline,
         schedule: Schedule,
         work: Path,
         device: torch.device,
@@ -53,7 +53,7 @@ class Validation:
         reference = read_pairs(ARTIFACTS / "data" / "validation_floor").images[: 2 * n]
         self.reference = features.extract(np.array(reference), device=self.device)
         self.nouns = Nouns.load(c.data.node_modules)
-        self.states = encode_text(self.pairs.captions, base.text_encoder, base.tokenizer).to(self.device)
+        self.text = encode_prompts(self.pairs.captions, text_encoders(base)).to(self.device)
         size, channels = base.unet.config.sample_size, base.unet.config.in_channels
         rng = torch_generator("cpu", c.seed, "validation noise")
         self.noise = torch.randn((n, channels, size, size), generator=rng).to(self.device)
@@ -70,10 +70,11 @@ class Validation:
             self.measure(generator, images, step)
 
     def images(self, generator: Generator, n: int) -> np.ndarray:
-        latents = [
-            sample_generator(generator, noise, states, self.schedule)
-            for noise, states in zip(self.noise[:n].split(100), self.states[:n].split(100), strict=True)
-        ]
+        latents = []
+        for start in range(0, n, 100):
+            part = slice(start, min(start + 100, n))
+            text = self.text[part]
+            latents.append(sample_generator(generator, self.noise[part], text.states, self.schedule, pooled=text.pooled))
         return decode_latents(torch.cat(latents), self.vae)
 
     def measure(self, generator: Generator, images: np.ndarray, step: int) -> None:
