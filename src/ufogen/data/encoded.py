@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class EncodedBatch:
 
     latents: Tensor
     states: Tensor
-    pooled: Tensor | None = None
+    pooled: Tensor | None = field(default=None, kw_only=True)
 
 
 class Order:
@@ -81,7 +81,8 @@ class Encoded:
         index = self.order(step)
         shard = np.searchsorted(self._starts, index, side="right") - 1
         parts = [[array[index[shard == i] - self._starts[i]] for array in self._open(self._names[i])] for i in np.unique(shard)]
-        return EncodedBatch(*(torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True)))
+        whole = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
+        return EncodedBatch(**dict(zip(self._kinds, whole, strict=True)))
 
     def _read(self, shard: str) -> tuple[np.ndarray, ...]:
         return tuple(np.load(self.folder / f"{kind}{shard}.npy", mmap_mode="r") for kind in self._kinds)

@@ -74,7 +74,7 @@ class Encoder:
             states.append(text.states.half())
             if text.pooled is not None:
                 pooled.append(text.pooled.half())
-        return EncodedBatch(torch.cat(latents), torch.cat(states), torch.cat(pooled) if pooled else None)
+        return EncodedBatch(torch.cat(latents), torch.cat(states), pooled=torch.cat(pooled) if pooled else None)
 
     def _noise(self, key: tuple[int, int], shape: torch.Size) -> torch.Tensor:
         return torch.randn(shape, generator=torch_generator("cpu", self.seed, "encode", *key))
