@@ -26,6 +26,7 @@ from ufogen.laboratory.settings import DDGAN, SIDDM, UFOGEN, Laboratory, Method,
 from ufogen.laboratory.train import Arm, make_schedule
 from ufogen.schedule import Schedule
 from ufogen.stages import laboratory as stage
+from ufogen.stages import laboratory_arms
 
 ROOT = Path(__file__).parents[1]
 TINY = {"updates": 6, "batch_size": 8, "width": 8, "seeds": 2, "samples": 60, "transport_samples": 25, "r1_interval": 2}
@@ -378,3 +379,30 @@ def test_figures_are_drawn_and_again_the_same_bytes(finished, tmp_path):
     for name in first:
         assert np.asarray(Image.open(tmp_path / name).convert("RGB")).std() > 5, name
     assert draw() == first
+
+
+# the claims' arms
+
+
+def test_the_claims_arms_differ_from_ufogen_in_what_their_name_says():
+    ufogen, trained = laboratory_arms.ARMS["ufogen"]
+    changed = {
+        name: {key for key, value in asdict(method).items() if value != asdict(ufogen)[key]} - {"name"}
+        for name, (method, steps) in laboratory_arms.ARMS.items()
+    }
+    assert changed["posterior"] == {"parameterization"}
+    assert changed["x_s_chained"] == {"reconstruction", "coupling"}
+    assert changed["siddm"] == changed["posterior"] | changed["x_s_chained"]
+    assert all(1000 // steps == int(name[2:]) for name, (_, steps) in laboratory_arms.ARMS.items() if name.startswith("k_"))
+    assert not changed["k_125"] and not changed["k_1000"] and trained == 4
+
+
+def test_finished_arms_of_the_claims_are_kept_and_seeds_are_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = Laboratory(**TINY)
+    first = laboratory_arms.measured("k_125", [100, 101], settings)
+    assert {(row["steps"], row["seed"]) for row in first} == {(1, 100), (1, 101), (8, 100), (8, 101)}
+    monkeypatch.setattr(laboratory_arms, "Arm", None)  # nothing is trained again
+    assert laboratory_arms.measured("k_125", [100, 101], settings) == first
+    with pytest.raises(TypeError):
+        laboratory_arms.measured("k_125", [100, 102], settings)
