@@ -166,7 +166,7 @@ def test_an_arm_of_the_ablation_study_is_one_yaml_file(reproduced: Path):
     assert len({row["unet_evaluations"] for row in rows}) == 1
     (verdict,) = json.loads((reproduced / "paper/results/claims.json").read_text())
     assert verdict["id"] == "forward_beats_posterior" and verdict["seeds"] == 2
-    assert len(list((reproduced / "paper/ablations").glob("*.png"))) == 6
+    assert len(list((reproduced / "paper/ablations").glob("*.png"))) == 7
     done = command(reproduced, "dvc", "repro", "ablations/dvc.yaml")
     assert "up to date" in done.stdout
     again = command(reproduced, "ufogen.stages.ablate", "ablations.arm=mine")

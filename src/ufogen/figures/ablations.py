@@ -64,6 +64,20 @@ def convergence(curves: pd.DataFrame, path: Path, arms: tuple[str, ...] = tuple(
     _lines(curves, "update", arms, "updates", path, logarithmic=False)
 
 
+def evidence(table: pd.DataFrame, path: Path) -> None:
+    """What D could see against k, a line for each redundancy; dotted, what two halves of real data show."""
+    figure, axis = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+    for redundancy, colour in zip(sorted(table["redundancy"].unique()), plt.cm.viridis(np.linspace(0, 0.85, 4)), strict=True):
+        rows = table[table["redundancy"] == redundancy].sort_values("k")
+        axis.plot(rows["k"], rows["nats"], "o-", color=colour, ms=3, lw=1.4, label=f"each number {redundancy} times")
+        axis.plot(rows["k"], rows["floor"], ":", color=colour, lw=0.9)
+    axis.set_yscale("log")
+    axis.set_xlabel("step size k, t = T - 1")
+    axis.set_title("nats an image between x_s and the base's x'_s", loc="left")
+    axis.legend()
+    save_figure(figure, path)
+
+
 def claims(verdicts: list[dict], path: Path) -> None:
     """The effect of every claim with its interval, a panel a study; the band is what would not count."""
     studies = list(dict.fromkeys(claim["study"] for claim in verdicts))

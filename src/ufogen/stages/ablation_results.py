@@ -62,6 +62,7 @@ def main(c: config.Config) -> None:
         alike = {name: arm["objective"] for name, arm in arms.items() if arm["trainer"] == arms["ufogen"]["trainer"]}
         figures.quality_against_step_size(results, alike, out / "step_size.png")
         figures.convergence(curves, out / "convergence.png")
+        figures.evidence(pd.read_csv(RESULTS / "evidence.csv"), out / "evidence.png")
         figures.claims(verdicts, out / "claims.png")
         figures.samples_by_arm(pictures, prompts, out / "samples.png")
     for claim in verdicts:
