@@ -118,6 +118,7 @@ class UFOGen:
             parts["text_encoder_2"] = pipeline.text_encoder_2
         return {
             "model": str(self.folder),
+            "pipeline": type(pipeline).__name__,
             "sha256": self.sha256,
             "image_size": list(self.image_size),
             "one_step": self.stock_scheduler == "LCMScheduler",

@@ -118,7 +118,7 @@ def control(a: argparse.Namespace) -> None:
 
 
 def export(a: argparse.Namespace) -> None:
-    """Write a model as an ordinary StableDiffusionPipeline folder with a model card."""
+    """Write a model as an ordinary folder of stock diffusers with a model card."""
     source, target = a.source.resolve(), a.target.resolve()
     if target == source or target in source.parents or source in target.parents:
         raise UserError(f"{a.target} and {a.source} lie in one another: choose another folder to write")
@@ -146,7 +146,7 @@ def export(a: argparse.Namespace) -> None:
             shutil.copy(licence, folder)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     report = {"output": str(a.target), "bytes": size, "fp16": a.fp16, "source": description}
-    _say(a, report, f"{a.target}: {size / 1e6:.1f} MB, loads with StableDiffusionPipeline.from_pretrained")
+    _say(a, report, f"{a.target}: {size / 1e6:.1f} MB, loads with {description['pipeline']}.from_pretrained")
 
 
 def info(a: argparse.Namespace) -> None:

@@ -45,12 +45,12 @@ def model_card(name: str, source: Path, licence: str | None, description: dict, 
 # {" ".join(name.split())}
 
 A text-to-image model that needs one step, trained by UFOGen ([arXiv 2311.09257](https://arxiv.org/abs/2311.09257)). An ordinary
-`StableDiffusionPipeline`; its scheduler makes stock diffusers sample as UFOGen does, so call it without guidance:
+`{description["pipeline"]}`; its scheduler makes stock diffusers sample as UFOGen does, so call it without guidance:
 
 ```python
-from diffusers import StableDiffusionPipeline
+from diffusers import {description["pipeline"]}
 
-pipe = StableDiffusionPipeline.from_pretrained({json.dumps(name)})
+pipe = {description["pipeline"]}.from_pretrained({json.dumps(name)})
 image = pipe({json.dumps(CARD_PROMPTS[0])}, num_inference_steps=1, guidance_scale=0).images[0]
 ```
 

@@ -27,6 +27,7 @@ from ufogen.data.encoded import Encoded
 from ufogen.data.encoder import Decoded, Encoder
 from ufogen.data.pairs import Pairs
 from ufogen.errors import UserError
+from ufogen.modelcard import model_card
 from ufogen.networks import Discriminator, Generator
 from ufogen.objectives.diffusion_gan import DiffusionGAN
 from ufogen.pipeline import for_sampling, load_base, refuse_sdxl
@@ -208,6 +209,8 @@ def test_shards_to_a_one_step_model_in_stock_diffusers(published, tmp_path, monk
         assert np.array_equal(model(PROMPTS[0], seed=3, steps=steps)[0], theirs)
     assert np.array_equal(model.interpolate(PROMPTS[:2], 3, frames=3)[0], model(PROMPTS[0], seed=3)[0])
     assert set(model.describe()["parameters"]) == {"unet", "vae", "text_encoder", "text_encoder_2"}
+    card = model_card("one", Path("artifacts/ufogen"), None, model.describe(), fp16=False)
+    assert "import StableDiffusionXLPipeline\n" in card and "StableDiffusionPipeline" not in card
     for call in (model.edit, model.control):
         with pytest.raises(UserError, match="with an SDXL base is not supported; allowed: a StableDiffusionPipeline"):
             call(theirs, "a noun")
