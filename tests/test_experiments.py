@@ -110,7 +110,6 @@ TIMES = {
     "timesteps": "grid",
     "minimum_timestep": 0,
     "last_timestep_share": 0.0,
-    "r2_weight": 0.0,
     "mismatched_share": 0.0,
 }
 
