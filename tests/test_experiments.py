@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from ufogen import config
+from ufogen.errors import UserError
 from ufogen.stages import ablate
 from ufogen.stages import compose as compose_stage
 
@@ -58,6 +60,19 @@ def test_arms_differ_from_ufogen_in_what_their_file_says_and_in_nothing_else():
             if arm[section][key] != arms["ufogen"][section][key]
         }
         assert found == said, name
+
+
+def test_arms_are_grouped_by_their_seeds_and_a_fourth_number_is_refused(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    monkeypatch.chdir(tmp_path)
+    found = compose_stage.arms([])
+    for group, n in (("decisive", 5), ("repeated", 3), ("single", 1)):
+        assert found["seeds"][group] == list(range(n))
+        assert found["groups"][group] == [name for name, arm in found["arms"].items() if arm["seeds"] == n] != []
+    path = tmp_path / "experiments/ablation/k_250.yaml"
+    path.write_text(path.read_text().replace("seeds: 3", "seeds: 2"))
+    with pytest.raises(UserError, match=r"has the values \[2, 3, 5\]; allowed: 1 and two others"):
+        compose_stage.arms([])
 
 
 def test_the_arms_identity_covers_the_code_that_its_stage_depends_on():

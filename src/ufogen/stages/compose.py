@@ -46,9 +46,13 @@ def arms(overrides: list[str]) -> dict:
 
 
 def main(overrides: list[str]) -> None:
-    write_whole(Path("params.yaml"), OmegaConf.to_yaml(parameters(overrides), resolve=True).encode())
-    write_whole(Path("ablations/arms.yaml"), (HEADER + OmegaConf.to_yaml(OmegaConf.create(arms(overrides)))).encode())
+    values, found = parameters(overrides), arms(overrides)
+    write_whole(Path("params.yaml"), OmegaConf.to_yaml(values, resolve=True).encode())
+    write_whole(Path("ablations/arms.yaml"), (HEADER + OmegaConf.to_yaml(OmegaConf.create(found))).encode())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")
