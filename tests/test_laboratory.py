@@ -394,6 +394,7 @@ def test_the_claims_arms_differ_from_ufogen_in_what_their_name_says():
     assert changed["x_s_chained"] == {"reconstruction", "coupling"}
     assert changed["siddm"] == changed["posterior"] | changed["x_s_chained"]
     assert all(1000 // steps == int(name[2:]) for name, (_, steps) in laboratory_arms.ARMS.items() if name.startswith("k_"))
+    assert not changed["lambda_10"] and laboratory_arms.WEIGHTS == {"lambda_10": 10}
     assert not changed["k_125"] and not changed["k_1000"] and trained == 4
 
 

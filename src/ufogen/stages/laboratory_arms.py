@@ -19,9 +19,11 @@ from ufogen.laboratory.train import Arm
 from ufogen.stages.common import ARTIFACTS, RESULTS, run, write_results
 from ufogen.stages.laboratory import METRICS, ArmKey, fingerprint, reference
 
+WEIGHTS = {"lambda_10": 10.0}  # of the reconstruction, times the laboratory's
 RECORDS = ARTIFACTS / "ablations" / "laboratory"
 FIRST_SEED = 100
 ARMS: dict[str, tuple[Method, int]] = {  # name: method, trained denoising steps T = 1000 / k
+    "lambda_10": (Method("lambda_10"), 4),
     "ufogen": (UFOGEN, 4),
     "posterior": (Method("posterior", parameterization="posterior"), 4),
     "siddm": (SIDDM, 4),
@@ -48,6 +50,8 @@ def main(c: config.Config) -> None:
 def measured(name: str, seeds: list[int], settings: Laboratory) -> list[dict]:
     """The arm's rows: those on the disk where they are of these settings and this code, else trained and measured now."""
     method, trained = ARMS[name]
+    weight = settings.reconstruction_weight * WEIGHTS.get(name, 1.0)
+    settings = replace(settings, reconstruction_weight=weight)
     identity, path = fingerprint(ArmKey(method, trained), replace(settings, seeds=seeds)), RECORDS / f"{name}.json"
     if path.is_file() and (record := json.loads(path.read_text()))["identity"] == identity:
         return record["rows"]
