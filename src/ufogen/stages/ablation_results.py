@@ -24,7 +24,9 @@ from ufogen.stages.prepare import read_pairs
 
 CLAIMS = Path("paper/claims.yaml")
 FIGURES = Path("paper/ablations")
-SAMPLES = ("ufogen", "siddm", "posterior", "x_s_chained", "k_250", "k_1000", "no_adversarial", "gamma_constant", "scratch_generator")
+SAMPLES = (
+    "ufogen", "siddm", "posterior", "x_s_chained", "k_250", "k_1000", "no_adversarial", "gamma_constant", "scratch_generator",
+)  # fmt: skip
 
 
 def main(c: config.Config) -> None:
