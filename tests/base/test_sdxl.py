@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from tests import tiny
+from tests.base.spoiled import change, linked_copy, refused
 from tests.original import save_original
 from tests.shard_files import Pair, write_shard
 from ufogen import config
@@ -59,19 +58,7 @@ def published(pipeline, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copy(published, tmp_path) -> Path:
-    """A copy to spoil; the weights stay links."""
-    return Path(shutil.copytree(published / "sdxl", tmp_path / "copy", copy_function=os.link))
-
-
-def change(path: Path, **values) -> None:
-    content = json.loads(path.read_text()) | values
-    path.unlink()  # what it is linked to stays
-    path.write_text(json.dumps(content))
-
-
-def refused(message: str, **base) -> None:
-    with pytest.raises(UserError, match=message):
-        load_checkpoint(config.Base(**{"source": "sdxl"} | base))
+    return linked_copy(published / "sdxl", tmp_path / "copy")
 
 
 def asked(seed: int, n: int = 2) -> Conditioning:
@@ -260,30 +247,30 @@ def test_single_file_gives_the_checkpoint_as_it_is(pipeline, published, tmp_path
     refused("is an SDXL file: it has two text encoders", source="sd15", path=str(file), config=str(published / "sd15"))
     weights = load_file(file)
     save_file({key: value for key, value in weights.items() if "embedders.1" not in key}, file)
-    refused("lacks text_encoder_2: a whole checkpoint", path=str(file), config=str(published / "sdxl"))
+    refused("lacks text_encoder_2: a whole checkpoint", source="sdxl", path=str(file), config=str(published / "sdxl"))
     save_original(tiny.stable_diffusion("sd15"), file)
-    refused("a file of Stable Diffusion 1 or 2", path=str(file), config=str(published / "sdxl"))
+    refused("a file of Stable Diffusion 1 or 2", source="sdxl", path=str(file), config=str(published / "sdxl"))
 
 
 def test_another_family_is_refused(published):
     refused("second text encoder, as SDXL has; Stable Diffusion 1 is needed", source="sd15", path=str(published / "sdxl"))
-    refused("is a StableDiffusionPipeline; a StableDiffusionXLPipeline is needed", path=str(published / "sd15"))
+    refused("is a StableDiffusionPipeline; a StableDiffusionXLPipeline is needed", source="sdxl", path=str(published / "sd15"))
     assert isinstance(load_checkpoint(config.Base("diffusers", str(published / "sdxl"))), StableDiffusionXLPipeline)
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"])
 def test_missing_part_is_named(copy, part):
     shutil.rmtree(copy / part)
-    refused(f"lacks {part}: a whole StableDiffusionXLPipeline", path=str(copy))
+    refused(f"lacks {part}: a whole StableDiffusionXLPipeline", source="sdxl", path=str(copy))
     with pytest.raises(UserError, match=f"lacks {part}: a whole StableDiffusionXLPipeline"):
         load_base(copy)
 
 
 def test_missing_weights_and_vocabulary_are_named(copy):
     (copy / "text_encoder_2/model.safetensors").unlink()
-    refused("lacks the weights of its text_encoder_2", path=str(copy))
+    refused("lacks the weights of its text_encoder_2", source="sdxl", path=str(copy))
     (copy / "tokenizer_2/vocab.json").unlink()
-    refused("lacks the tokenizer_2's vocabulary", path=str(copy))
+    refused("lacks the tokenizer_2's vocabulary", source="sdxl", path=str(copy))
 
 
 @pytest.mark.parametrize(
@@ -299,7 +286,7 @@ def test_missing_weights_and_vocabulary_are_named(copy):
 )
 def test_parts_that_do_not_fit_are_refused(copy, file, changes, message):
     change(copy / file / "config.json", **changes)
-    refused(message, path=str(copy))
+    refused(message, source="sdxl", path=str(copy))
 
 
 def test_applications_refuse_it(pipeline):
