@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 WEIGHTS = (".safetensors", ".bin")
@@ -27,6 +29,15 @@ def write_whole(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[dict]) -> str:
+    """A table as CSV with a heading; what a row lacks stays empty. Raises ValueError for a value in no column."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
-from ufogen.base.models import PARTS, SDXL_PARTS, Pipeline, load_pipeline
+from ufogen.base.models import Pipeline, load_pipeline, require_parts
 from ufogen.errors import UserError
 
 
@@ -45,10 +45,7 @@ def load_base(folder: str | Path) -> Pipeline:
     if not (folder / "model_index.json").is_file():
         raise UserError(f"base.path {folder} is not a diffusers folder: it has no model_index.json")
     sdxl = '"StableDiffusionXLPipeline"' in (folder / "model_index.json").read_text()
-    missing = [part for part in (SDXL_PARTS if sdxl else PARTS) if not (folder / part).is_dir()]
-    if missing:
-        kind = "StableDiffusionXLPipeline" if sdxl else "StableDiffusionPipeline"
-        raise UserError(f"base.path {folder} lacks {', '.join(missing)}: a whole {kind} is needed")
+    require_parts(folder, f"base.path {folder}", "StableDiffusionXLPipeline" if sdxl else "StableDiffusionPipeline")
     try:
         return load_pipeline(folder)
     except Exception as error:  # diffusers and transformers raise many kinds for damaged files

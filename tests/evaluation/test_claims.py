@@ -11,15 +11,15 @@ from omegaconf import OmegaConf
 from scipy import stats
 
 from ufogen.errors import UserError
-from ufogen.evaluation.claims import Claim, decide, paired_interval, verdict
+from ufogen.evaluation.claims import Claim, decide, median_interval, paired_interval, verdict
 from ufogen.stages.laboratory_arms import ARMS as LABORATORY_ARMS
 
 ROOT = Path(__file__).parents[2]
 CLAIMS = [Claim(**claim) for claim in OmegaConf.to_container(OmegaConf.load(ROOT / "paper/claims.yaml"))]
 
 
-def claim(effect: list, test: str = "greater", margin: float = 0.05) -> Claim:
-    return Claim("c", "nouns", "a is better than b", "recalled", "kid_lite0", effect, test, margin)
+def claim(effect: list, test: str = "greater", margin: float = 0.05, **more) -> Claim:
+    return Claim("c", "nouns", "a is better than b", "recalled", "kid_lite0", effect, test, margin, **more)
 
 
 def results(**values: list[float]) -> pd.DataFrame:
@@ -41,6 +41,31 @@ def test_interval_is_the_one_of_scipys_paired_test():
     a, b = np.array([1.0, 1.4, 0.9]), np.array([0.8, 1.0, 0.85])
     expected = stats.ttest_rel(a, b).confidence_interval(0.95)
     assert paired_interval(a - b) == pytest.approx((expected.low, expected.high))
+
+
+def test_interval_of_the_median_covers_with_its_level():
+    """P(x_(10) <= median <= x_(23)) of 32 is at least 0.95, and the next narrower pair has less."""
+    low, high = median_interval(np.random.default_rng(0).permutation(np.arange(1.0, 33.0)))
+    assert (low, high) == (10, 23)
+    assert (
+        stats.binom.cdf(22, 32, 0.5) - stats.binom.cdf(9, 32, 0.5)
+        >= 0.95
+        > stats.binom.cdf(21, 32, 0.5) - stats.binom.cdf(10, 32, 0.5)
+    )
+    with pytest.raises(UserError, match="5 seeds give no 95% interval"):
+        median_interval(np.arange(5.0))
+
+
+def test_one_diverging_run_moves_the_mean_and_not_the_median():
+    table = results(a=[1.1] * 15 + [-30.0], b=[1.0] * 16)
+    center = {center: decide(claim([[1, "a", 1], [-1, "b", 1]], center=center), table, CURVES) for center in ("mean", "median")}
+    assert center["mean"]["verdict"] == "inconclusive" and center["median"]["verdict"] == "reproduced"
+    assert center["median"]["effect"] == pytest.approx(0.1)
+
+
+def test_seeds_of_a_claim_are_its_own():
+    found = decide(claim([[1, "a", 1]], seeds=[1, 3]), results(a=[9.0, 1.0, 2.0, 3.0, 9.0]), CURVES)
+    assert found["per_seed"] == [1, 2, 3] and found["seeds"] == 3
 
 
 @pytest.mark.parametrize(
@@ -84,6 +109,8 @@ def test_missing_arm_and_single_seed_and_unknown_test_are_errors():
         decide(claim([[1, "a", 1]]), results(a=[1.0]), CURVES)
     with pytest.raises(UserError, match="allowed: greater, equivalent"):
         decide(claim([[1, "a", 1]], "smaller"), results(a=[1.0, 2.0]), CURVES)
+    with pytest.raises(UserError, match="center 'mode' of claim c is unknown; allowed: mean, median"):
+        decide(claim([[1, "a", 1]], center="mode"), results(a=[1.0, 2.0]), CURVES)
 
 
 @pytest.mark.parametrize("one", CLAIMS, ids=lambda one: one.id)

@@ -18,7 +18,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
 from ufogen import config
-from ufogen.base.models import PARTS, SDXL_PARTS, Pipeline
+from ufogen.base.models import Pipeline, require_parts
 from ufogen.errors import UserError
 from ufogen.networks import VAE_FACTOR
 from ufogen.prediction import PREDICTION_TYPES
@@ -101,9 +101,7 @@ def check_configuration(folder: Path, name: str, family: Family | None) -> dict[
         raise UserError(f"{name} is a {kind} with a second text encoder, as SDXL has; {needed} is needed")
     if kind != wanted:
         raise UserError(f"{name} is a {kind}; a {wanted} is needed")
-    missing = [part for part in (SDXL_PARTS if sdxl else PARTS) if not (folder / part).is_dir()]
-    if missing:
-        raise UserError(f"{name} lacks {', '.join(missing)}: a whole {wanted} is needed")
+    require_parts(folder, name, wanted)
     for part in ("tokenizer", "tokenizer_2") if sdxl else ("tokenizer",):
         if not any((folder / part / file).is_file() for file in VOCABULARIES):
             raise UserError(f"{name} lacks the {part}'s vocabulary: {' or '.join(VOCABULARIES)} is needed")

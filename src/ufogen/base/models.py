@@ -16,6 +16,7 @@ from diffusers import (
 
 from ufogen import config
 from ufogen.base.text import WIDTH, load_text_encoder
+from ufogen.errors import UserError
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 SDXL_PARTS = (*PARTS, "text_encoder_2", "tokenizer_2")
@@ -83,6 +84,14 @@ def assemble(autoencoder: AutoencoderKL, denoiser: UNet2DConditionModel, schedul
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def require_parts(folder: Path, name: str, kind: str) -> None:
+    """Raise `UserError` where a folder, called `name`, lacks a part of such a pipeline."""
+    parts = SDXL_PARTS if kind == "StableDiffusionXLPipeline" else PARTS
+    missing = [part for part in parts if not (folder / part).is_dir()]
+    if missing:
+        raise UserError(f"{name} lacks {', '.join(missing)}: a whole {kind} is needed")
 
 
 def load_pipeline(folder: str | Path) -> Pipeline:

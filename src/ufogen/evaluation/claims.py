@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ class Claim:
     effect: list[list[Any]]
     test: str
     margin: float
+    center: str = "mean"
+    seeds: list[int] = field(default_factory=list)  # first and last; all where it is empty
 
 
 def decide(claim: Claim, results: pd.DataFrame, curves: pd.DataFrame) -> dict[str, Any]:
@@ -38,23 +40,29 @@ def decide(claim: Claim, results: pd.DataFrame, curves: pd.DataFrame) -> dict[st
 
     Raises
     ------
-    UserError: an unknown test, or fewer than two seeds that all arms of the claim share.
+    UserError: an unknown test or center, or fewer than two seeds that all arms of the claim share.
     """
+    if claim.center not in CENTERS:
+        raise UserError(f"center {claim.center!r} of claim {claim.id} is unknown; allowed: {', '.join(CENTERS)}")
+    center, interval = CENTERS[claim.center]
     terms = [_values(claim, term, results, curves) for term in claim.effect]
     paired = pd.concat(terms, axis=1, join="inner").sum(axis=1).sort_index()
+    if claim.seeds:
+        paired = paired.loc[claim.seeds[0] : claim.seeds[1]]
     if len(paired) < 2:
         raise UserError(f"claim {claim.id}: {len(paired)} seeds are shared by its arms; at least 2 needed")
-    low, high = paired_interval(paired.to_numpy())
+    low, high = interval(paired.to_numpy())
     return {
         "id": claim.id,
         "study": claim.study,
         "statement": claim.statement,
         "certainty": claim.certainty,
         "metric": claim.metric,
-        "effect": float(paired.mean()),
+        "effect": float(center(paired)),
         "interval": [low, high],
         "per_seed": [float(value) for value in paired],
         "seeds": len(paired),
+        "center": claim.center,
         "test": claim.test,
         "margin": claim.margin,
         "verdict": verdict(claim.test, low, high, claim.margin),
@@ -80,6 +88,20 @@ def paired_interval(differences: np.ndarray, level: float = LEVEL) -> tuple[floa
         return float(differences[0]), float(differences[0])
     low, high = stats.t.interval(level, len(differences) - 1, loc=differences.mean(), scale=scale)
     return float(low), float(high)
+
+
+def median_interval(differences: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """Of the median of differences (n,): from one order statistic to another, whatever their law.
+
+    Raises `UserError` where n is so small (below 6 for 95 %) that there is none.
+    """
+    low, high = stats.quantile_test(differences, p=0.5).confidence_interval(level)
+    if np.isnan([low, high]).any():
+        raise UserError(f"{len(differences)} seeds give no {level:.0%} interval of the median; more are needed")
+    return float(low), float(high)
+
+
+CENTERS = {"mean": (np.mean, paired_interval), "median": (np.median, median_interval)}
 
 
 def _values(claim: Claim, term: list[Any], results: pd.DataFrame, curves: pd.DataFrame) -> pd.Series:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
 import torch
 
 from ufogen import config
 from ufogen.data.encoded import Encoded
 from ufogen.evaluation.evidence import gaussian_evidence
+from ufogen.files import csv_text
 from ufogen.networks import Generator
 from ufogen.pipeline import load_base, refuse_sdxl
 from ufogen.randomness import torch_generator
@@ -51,11 +49,7 @@ def main(c: config.Config) -> None:
                     "floor": f"{gaussian_evidence(real[::2], real[1::2], alpha_bar, redundancy):.5g}",
                 }
             )  # fmt: skip
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_results(RESULTS, {"evidence.csv": text.getvalue()})
+    write_results(RESULTS, {"evidence.csv": csv_text(list(rows[0]), rows)})
 
 
 if __name__ == "__main__":

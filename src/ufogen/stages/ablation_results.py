@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import platform
 from importlib.metadata import version
@@ -17,6 +15,7 @@ from ufogen import config
 from ufogen.errors import UserError
 from ufogen.evaluation.claims import Claim, decide
 from ufogen.figures import ablations as figures
+from ufogen.files import csv_text
 from ufogen.stages.ablate import ARMS, METRICS, RUNS
 from ufogen.stages.common import ARTIFACTS, RESULTS, publish, run, sha256, write_results
 from ufogen.stages.evaluate import COLUMNS
@@ -91,11 +90,7 @@ def rows_of(card: dict) -> list[dict]:
 
 
 def table(results: pd.DataFrame) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, (*COLUMNS, "arm", "updates", "unet_evaluations"), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(results.to_dict("records"))
-    return text.getvalue()
+    return csv_text((*COLUMNS, "arm", "updates", "unet_evaluations"), results.to_dict("records"))
 
 
 if __name__ == "__main__":

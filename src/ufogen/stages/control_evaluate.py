@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from dataclasses import dataclass
 
@@ -21,6 +19,7 @@ from ufogen.data.pairs import Pairs
 from ufogen.evaluation import features
 from ufogen.evaluation.alignment import attribute_accuracy
 from ufogen.evaluation.fidelity import fidelity
+from ufogen.files import csv_text
 from ufogen.networks import Generator
 from ufogen.sampling import sample_generator, sample_teacher
 from ufogen.stages.common import ARTIFACTS, RESULTS, publish, run, sha256, write_results
@@ -69,16 +68,13 @@ def main(c: config.Config) -> None:
     """Write paper/results/control.csv, its card control.json, and artifacts/control_samples."""
     with publish(SAMPLES) as out:
         table = measure_all(c, "floor", "evaluation", out)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: formatted(row[key]) for key in COLUMNS} for row in table)
+    text = csv_text(COLUMNS, ({key: formatted(row[key]) for key in COLUMNS} for row in table))
     card = {
         "rows": table, "gain": gains(table), "definitions": DEFINITIONS, "threshold": THRESHOLD,
         "training": {kind: json.loads((CONTROL / kind / "card.json").read_text()) for kind in KINDS},
         "sha256": {kind: sha256(CONTROL / kind) for kind in KINDS} | {"generator": sha256(ARTIFACTS / "train" / "unet")},
     }  # fmt: skip
-    write_results(RESULTS, {"control.csv": text.getvalue(), "control.json": json.dumps(card, indent=1) + "\n"})
+    write_results(RESULTS, {"control.csv": text, "control.json": json.dumps(card, indent=1) + "\n"})
     print(json.dumps(card["gain"], indent=1))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import platform
 from importlib.metadata import version
@@ -20,6 +18,7 @@ from ufogen.evaluation import features
 from ufogen.evaluation.alignment import attribute_accuracy
 from ufogen.evaluation.fidelity import fidelity
 from ufogen.evaluation.latency import seconds_per_image
+from ufogen.files import csv_text
 from ufogen.stages.common import ARTIFACTS, RESULTS, run, sha256, write_results
 from ufogen.stages.methods import Method, methods
 from ufogen.stages.prepare import read_pairs
@@ -69,11 +68,7 @@ def main(c: config.Config) -> None:
     through = [decode_latents(encode_images(x, samplers.base.vae), samplers.base.vae) for x in (floor_images, heldout_images)]
     measure(real | {"sampler": "autoencoder"}, *through, floor, "")
 
-    table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_results(RESULTS, {"main.csv": table.getvalue(), "main.json": json.dumps(card(c, details, device), indent=1)})
+    write_results(RESULTS, {"main.csv": csv_text(COLUMNS, rows), "main.json": json.dumps(card(c, details, device), indent=1)})
     for row in rows:
         print(" ".join(f"{row[key]:>10}" for key in COLUMNS if key not in ("seed", "n")))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 
 import numpy as np
@@ -16,6 +14,7 @@ from ufogen.base.autoencoder import decode_latents, encode_images
 from ufogen.data.nouns import Nouns
 from ufogen.evaluation import features
 from ufogen.evaluation.alignment import attribute_accuracy
+from ufogen.files import csv_text
 from ufogen.networks import Generator
 from ufogen.pipeline import refuse_sdxl
 from ufogen.stages.common import ARTIFACTS, RESULTS, publish, run, sha256, write_results
@@ -77,12 +76,9 @@ def main(c: config.Config) -> None:
                 np.save(out / f"{method.split()[0]}-{strength:.2f}.npy", images)
     measure("real", None, np.array(asked.images[:n]))
 
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in table)
+    text = csv_text(COLUMNS, ({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in table))
     card = {"rows": table, "definitions": DEFINITIONS, "sha256": {"generator": sha256(ARTIFACTS / "train" / "unet")}}
-    write_results(RESULTS, {"image_to_image.csv": text.getvalue(), "image_to_image.json": json.dumps(card, indent=1) + "\n"})
+    write_results(RESULTS, {"image_to_image.csv": text, "image_to_image.json": json.dumps(card, indent=1) + "\n"})
 
 
 def _starts(c: config.Config, n: int) -> range:

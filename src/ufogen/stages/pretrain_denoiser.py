@@ -16,6 +16,7 @@ from ufogen.base.autoencoder import encode_images
 from ufogen.base.denoiser import Chunk, Chunks, DenoiserTask, validation_loss
 from ufogen.base.models import build_denoiser, make_scheduler
 from ufogen.base.text import encode_text, load_text_encoder
+from ufogen.data.encoder import DTYPES
 from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import make_pairs
 from ufogen.errors import UserError
@@ -56,7 +57,7 @@ def train(c: config.Config, model: UNet2DConditionModel, number: int, rounds: Ro
     vae_folder = ARTIFACTS / "pretrain" / "vae" / f"round-{round_.autoencoder_round}"
     vae = AutoencoderKL.from_pretrained(vae_folder, local_files_only=True).to(device).eval()
     encoder, tokenizer = load_text_encoder()
-    encoder.to(device, {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.precision])
+    encoder.to(device, DTYPES[settings.precision])
 
     def encode(n: int, purpose: str, key: int = 0) -> Chunk:
         began = time.perf_counter()

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ufogen import config
 from ufogen.base.autoencoder import decode_latents
 from ufogen.base.text import Conditioning, encode_nothing, encode_prompts, text_encoders
+from ufogen.data.encoder import DTYPES
 from ufogen.networks import Generator
 from ufogen.pipeline import for_sampling, load_base
 from ufogen.randomness import torch_generator
@@ -29,7 +30,7 @@ class Samplers:
 
     def __init__(self, c: config.Config, device: torch.device):
         self.seed, self.device = c.seed, device
-        dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[c.sampler.precision]
+        dtype = DTYPES[c.sampler.precision]
         self.base = for_sampling(load_base(ARTIFACTS / "base"), device, dtype)
         self.schedule = Schedule.from_scheduler(self.base.scheduler).to(device)
         unet = UNet2DConditionModel.from_pretrained(ARTIFACTS / "train" / "unet").to(device, dtype).eval()

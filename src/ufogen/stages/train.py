@@ -7,6 +7,7 @@ the networks are to be divided over them. An update takes trainer.batch_size x t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 
@@ -77,7 +78,7 @@ def main(c: config.Config) -> None:
         checkpoint_every=tr.checkpoint_every, log_every=tr.log_every, on_log=log,
         on_checkpoint=look, description="ufogen",
     )  # fmt: skip
-    with task.averaged() as generator:
+    with contextlib.nullcontext() if tr.keep == "best" else task.averaged() as generator:
         if accelerator.is_main_process:
             log.close()
             with publish(ARTIFACTS / "train") as out:
