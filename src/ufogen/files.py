@@ -65,13 +65,16 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def altered(folder: Path, part: str) -> list[Path]:
-    """Files of a model's part whose hash is not the one recorded in the folder; a folder without a record has none."""
+def altered(folder: Path, part: str = "") -> list[Path]:
+    """Files of a model, or of one of its parts, that are missing or whose hash is not the one recorded in the folder.
+
+    A folder without a record has none. Raises ValueError where the record cannot be read.
+    """
     if not (folder / HASHES).is_file():
         return []
     recorded = json.loads((folder / HASHES).read_text())
-    mine = {folder / name: digest for name, digest in recorded.items() if name.startswith(f"{part}/")}
-    return [path for path, digest in mine.items() if sha256(path) != digest]
+    mine = {folder / name: digest for name, digest in recorded.items() if name.startswith(f"{part}/" if part else "")}
+    return [path for path, digest in mine.items() if not path.is_file() or sha256(path) != digest]
 
 
 def storage_failure(error: Exception, unnamed: str) -> tuple[str | None, str] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -12,9 +11,8 @@ from ufogen import config
 from ufogen.base.checkpoints import load_checkpoint
 from ufogen.base.models import assemble
 from ufogen.errors import UserError
-from ufogen.stages.common import ARTIFACTS, publish, run, sha256
-
-HASHES = "sha256.json"
+from ufogen.files import HASHES, altered
+from ufogen.stages.common import ARTIFACTS, publish, run
 
 
 def main(c: config.Config) -> None:
@@ -38,13 +36,12 @@ def main(c: config.Config) -> None:
 def check_hashes(folder: Path) -> None:
     """Compare the weights with the hashes released beside them. Raises `UserError` where they differ."""
     try:
-        expected = json.loads((folder / HASHES).read_text())
+        (folder / HASHES).stat()  # without a record nothing counts as altered
+        changed = altered(folder)
     except (OSError, ValueError) as error:
         raise UserError(f"released base in {folder} has no readable {HASHES}: run `git checkout -- {folder}`") from error
-    for name, digest in expected.items():
-        path = folder / name
-        if not path.is_file() or sha256(path) != digest:
-            raise UserError(f"released weights {path} differ from their recorded hash: run `git checkout -- {folder}`")
+    if changed:
+        raise UserError(f"released weights {changed[0]} differ from their recorded hash: run `git checkout -- {folder}`")
 
 
 def _load(kind: type, folder: Path) -> torch.nn.Module:
