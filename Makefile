@@ -19,7 +19,7 @@ setup: .venv/.installed node_modules/.installed ## make .venv and fetch the data
 repro: setup ## reproduce every result that is out of date
 	@$(ENTER) .venv/bin/python -m dvc repro
 
-ablations: setup ## run the ablation study (under two hours): every arm, the table, the claims, the figures
+ablations: setup ## run the ablation study (about two hours): every arm, the table, the claims, the figures
 	@$(ENTER) .venv/bin/python -m ufogen.stages.compose $(OVERRIDES)
 	@$(ENTER) .venv/bin/python -m dvc repro encode
 	@$(ENTER) .venv/bin/python -m dvc repro ablations/dvc.yaml:sets

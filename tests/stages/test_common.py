@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from ufogen import config
 from ufogen.errors import UserError
+from ufogen.files import HASHES, altered, csv_text, sha256
 from ufogen.stages import common
 
 ROOT = Path(__file__).parents[2]
@@ -56,3 +58,23 @@ def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch):
 def test_too_little_space_names_folder_and_need(tmp_path: Path):
     with pytest.raises(UserError, match="MiB free, 1073741824 MiB needed"):
         common.require_space(tmp_path, 1 << 50)
+
+
+def test_a_table_has_all_columns_in_order_and_refuses_values_of_no_column():
+    assert csv_text(("b", "a"), [{"a": 1, "b": 2}, {"a": 3}]) == "b,a\n2,1\n,3\n"
+    with pytest.raises(ValueError, match="c"):
+        csv_text(("a",), [{"a": 1, "c": 2}])
+
+
+@pytest.mark.parametrize("harm", ["change", "remove"])
+def test_changed_and_missing_weights_count_as_altered(harm: str, tmp_path: Path):
+    for part in ("unet", "vae"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "weights.safetensors").write_bytes(part.encode())
+    record = {f"{part}/weights.safetensors": sha256(tmp_path / part / "weights.safetensors") for part in ("unet", "vae")}
+    assert altered(tmp_path) == []  # without a record
+    (tmp_path / HASHES).write_text(json.dumps(record))
+    assert altered(tmp_path) == []
+    path = tmp_path / "vae/weights.safetensors"
+    path.write_bytes(b"other") if harm == "change" else path.unlink()
+    assert altered(tmp_path) == altered(tmp_path, "vae") == [path] and altered(tmp_path, "unet") == []
