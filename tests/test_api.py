@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests import tiny
 from ufogen import UFOGen, api
+from ufogen.arguments import LAST_SEED
 from ufogen.base import models
 from ufogen.base.autoencoder import decode_latents, encode_images
 from ufogen.base.models import SCHEDULE
@@ -150,8 +151,8 @@ def test_list_names_the_seed_of_each_picture(plain, seeds):
 
 
 def test_greatest_seed_is_allowed_and_a_greater_one_would_repeat_a_smaller(plain):
-    assert len(plain(PROMPT, seed=api.LAST_SEED)) == 1
-    assert torch.equal(torch.randn(64, generator=rng(3)), torch.randn(64, generator=rng(3 + api.LAST_SEED + 1)))
+    assert len(plain(PROMPT, seed=LAST_SEED)) == 1
+    assert torch.equal(torch.randn(64, generator=rng(3)), torch.randn(64, generator=rng(3 + LAST_SEED + 1)))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ A picture is a function of model, prompt, seed and steps. Stock diffusers makes 
 from __future__ import annotations
 
 import contextlib
-import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -32,6 +31,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ufogen.applications.drawing import controlled_draw, load_controlnet
+from ufogen.arguments import (
+    MAX_PICTURES,
+    Seeds,
+    checked_batch_size,
+    checked_prompts,
+    checked_seed,
+    checked_seeds,
+    checked_strength,
+    device_of,
+    seeds_of_pictures,
+)
 from ufogen.base.autoencoder import decode_latents, encode_images
 from ufogen.base.models import Pipeline, assemble, load_pipeline
 from ufogen.base.text import Conditioning, encode_prompts, text_encoders
@@ -45,11 +55,8 @@ from ufogen.schedule import CLEAN
 RELEASED = "nouns-ufogen"  # U-Net and scheduler of the released one-step model
 RELEASED_BASE = "nouns-sd"  # whose autoencoder it uses
 RELEASED_CONTROL = "nouns-control"  # the ControlNet that was trained on that base
-LAST_SEED = 2**32 - 1  # torch's generator on a CPU reads 32 bits: a greater seed would repeat a smaller one's picture
-MAX_PICTURES = 100_000  # in one call
 DTYPES = ("float32", "float16", "bfloat16")
 
-Seeds = int | Iterable[int]
 Draw = Callable[[Conditioning, list[torch.Generator]], list[Image.Image]]  # of b prompts
 
 
@@ -90,7 +97,7 @@ class UFOGen:
             raise UserError(f"dtype {name} is unknown; allowed: {', '.join(DTYPES)}")
         folder = released_folder() if path is None else Path(path)
         with _quiet():
-            return cls(_load(folder).to(_device(device), getattr(torch, name)), folder)
+            return cls(_load(folder).to(device_of(device), getattr(torch, name)), folder)
 
     @property
     def device(self) -> torch.device:
@@ -146,7 +153,7 @@ class UFOGen:
         The prompt's first tokens count, 18 in the released model (`reads_whole` tells); an empty one is allowed.
         `progress` shows a bar in a terminal when it takes longer than a second.
         """
-        prompts = _prompts(prompt)
+        prompts = checked_prompts(prompt)
         step_timesteps(steps, self.pipeline.scheduler.config.original_inference_steps)
 
         def draw(text: Conditioning, rngs: list[torch.Generator]) -> list[Image.Image]:
@@ -173,8 +180,8 @@ class UFOGen:
         the latent with Stable Diffusion's schedule). The image is cut to a square and resized.
         """
         refuse_sdxl(self.pipeline, "image-to-image")
-        prompts, source = _prompts(prompt), open_image(image, self.image_size)
-        timesteps = self._timesteps(_strength(strength), steps)
+        prompts, source = checked_prompts(prompt), open_image(image, self.image_size)
+        timesteps = self._timesteps(checked_strength(strength), steps)
         latents = self._encode(source)
         if timesteps == [CLEAN]:
             kept = Image.fromarray(decode_latents(latents, self.pipeline.vae)[0])
@@ -206,9 +213,9 @@ class UFOGen:
         One step at strength 1 begins with noise alone and cannot see what surrounds the mask, so the default is four.
         """
         refuse_sdxl(self.pipeline, "inpainting")
-        prompts, opened = _prompts(prompt), read_image(image, "image")
+        prompts, opened = checked_prompts(prompt), read_image(image, "image")
         source, drawn = open_image(opened, self.image_size), open_mask(mask, self.image_size, opened.size)
-        timesteps = self._timesteps(_strength(strength), steps)
+        timesteps = self._timesteps(checked_strength(strength), steps)
         if timesteps == [CLEAN]:
             raise UserError(f"the strength is {strength}, too little to draw anything; allowed: above 0.001")
         latents = self._encode(source)
@@ -245,7 +252,7 @@ class UFOGen:
         controlnet: its folder; without it the released one. scale: 0 leaves the edges out, 1 is what it was trained with.
         """
         refuse_sdxl(self.pipeline, "control")
-        prompts, source = _prompts(prompt), open_image(image, self.image_size)
+        prompts, source = checked_prompts(prompt), open_image(image, self.image_size)
         step_timesteps(steps, self._num_timesteps)
         folder = released_folder().with_name(RELEASED_CONTROL) if controlnet is None else Path(controlnet)
         with _quiet():
@@ -266,7 +273,7 @@ class UFOGen:
         Give two of what is to change. Noise goes along the great circle, so that it stays noise; token states go along
         the line. The first and the last frame are the pictures of the two ends.
         """
-        prompts, seeds = _prompts(prompt), _list(seed)
+        prompts, seeds = checked_prompts(prompt), checked_seeds(seed)
         if not (1 <= len(prompts) <= 2 and 1 <= len(seeds) <= 2):
             raise UserError(f"interpolation takes one or two prompts and seeds, got {len(prompts)} and {len(seeds)}")
         if not 2 <= frames <= MAX_PICTURES:
@@ -277,7 +284,7 @@ class UFOGen:
         text = Conditioning(*(None if end is None else _line(end, way) for end in (ends.states, ends.pooled)))
         latents = torch.cat([slerp(noise[0], noise[-1], share) for share in way]).to(unet.device, unet.dtype)
         images = []
-        for start in _bar(range(0, frames, _batch(batch_size)), None, progress):
+        for start in _bar(range(0, frames, checked_batch_size(batch_size)), None, progress):
             part = slice(start, start + batch_size)
             settings = {"num_inference_steps": 1, "guidance_scale": 0.0}
             images += self.pipeline(**text[part].arguments(), latents=latents[part], **settings).images
@@ -287,13 +294,13 @@ class UFOGen:
         """x_T (1, c, h, w) of a seed's picture, on the CPU."""
         width, height = (side // self.pipeline.vae_scale_factor for side in self.image_size)
         shape = (1, self.pipeline.unet.config.in_channels, height, width)
-        return torch.randn(shape, generator=torch.Generator().manual_seed(_seed(seed)))
+        return torch.randn(shape, generator=torch.Generator().manual_seed(checked_seed(seed)))
 
     def reads_whole(self, prompt: str) -> bool:
         """Whether all of the prompt counts: what lies beyond the text encoder's number of tokens does not."""
         tokenizer = self.pipeline.tokenizer
         room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
-        return len(tokenizer.tokenize(_prompts(prompt)[0])) <= room
+        return len(tokenizer.tokenize(checked_prompts(prompt)[0])) <= room
 
     @cached_property
     def _img2img(self) -> StableDiffusionImg2ImgPipeline:
@@ -335,11 +342,11 @@ class UFOGen:
         return {"timesteps": [last, *timesteps], "strength": (steps + 0.5) / (steps + 1)}
 
     def _each(self, draw: Draw, prompts: list[str], seed: Seeds, n: int, batch_size: int, progress: bool) -> list[Image.Image]:
-        seeds = _seeds(seed, len(prompts), n)
+        seeds = seeds_of_pictures(seed, len(prompts), n)
         text, index = self._text(prompts), torch.arange(len(prompts)).repeat_interleave(len(seeds) // len(prompts))
         images = []
         with _bar(None, len(seeds), progress) as bar:
-            for start in range(0, len(seeds), _batch(batch_size)):
+            for start in range(0, len(seeds), checked_batch_size(batch_size)):
                 part = slice(start, start + batch_size)
                 rngs = [torch.Generator().manual_seed(s) for s in seeds[part]]
                 images += draw(text[index[part]], rngs)
@@ -413,71 +420,6 @@ def _assemble(folder: Path) -> StableDiffusionPipeline:
         UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True),
         LCMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
     )
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        raise UserError(f"device {device} cannot be used: {str(error).splitlines()[0]}") from error
-
-
-def _prompts(prompt: str | Sequence[str]) -> list[str]:
-    prompts = [prompt] if isinstance(prompt, str) or not isinstance(prompt, Iterable) else list(prompt)
-    if not 1 <= len(prompts) <= MAX_PICTURES:
-        raise UserError(f"the number of prompts is {len(prompts)}; allowed: 1 ... {MAX_PICTURES}")
-    for text in prompts:
-        if not isinstance(text, str):
-            raise UserError(f"a prompt is a text, not {type(text).__name__}")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(f"the prompt is not valid Unicode at character {error.start + 1}") from error
-    return prompts
-
-
-def _list(seed: Seeds) -> list[int]:
-    if not isinstance(seed, str) and isinstance(seed, Iterable):
-        return [_seed(s) for s in seed]
-    return [_seed(seed)]
-
-
-def _seed(seed: int) -> int:
-    try:
-        number = operator.index(seed)
-    except TypeError as error:
-        raise UserError(f"a seed is a whole number, not {seed!r}") from error
-    if not 0 <= number <= LAST_SEED:
-        raise UserError(f"the seed is {number}; allowed: 0 ... {LAST_SEED}")
-    return number
-
-
-def _seeds(seed: Seeds, prompts: int, n: int) -> list[int]:
-    """The seed of every picture."""
-    if not 1 <= n <= MAX_PICTURES // prompts:
-        raise UserError(f"the number of pictures a prompt is {n}; allowed: 1 ... {MAX_PICTURES // prompts}")
-    seeds = _list(seed)
-    if not isinstance(seed, Iterable):
-        if seeds[0] + n - 1 > LAST_SEED:
-            raise UserError(f"the last of {n} seeds is {seeds[0] + n - 1}; allowed: 0 ... {LAST_SEED}")
-        return [*range(seeds[0], seeds[0] + n)] * prompts
-    if len(seeds) != prompts * n:
-        raise UserError(f"there are {len(seeds)} seeds for {prompts * n} pictures")
-    return seeds
-
-
-def _strength(strength: float) -> float:
-    if not 0 <= strength <= 1:
-        raise UserError(f"the strength is {strength}; allowed: 0 ... 1")
-    return strength
-
-
-def _batch(size: int) -> int:
-    if size < 1:
-        raise UserError(f"the batch size is {size}; allowed: 1 or more")
-    return size
 
 
 def _bar(items: Iterable[int] | None, total: int | None, shown: bool) -> tqdm:
