@@ -93,7 +93,7 @@ def claims(verdicts: list[dict], path: Path) -> None:
             axis.plot(claim["effect"], height, "o", color=colour, ms=4)
         axis.axvspan(-group[0]["margin"], group[0]["margin"], color="#888888", alpha=0.15, lw=0)
         axis.axvline(0, color="#888888", lw=0.8)
-        axis.set_yticks(range(len(group)), [claim["id"].removesuffix("_in_2d") for claim in group])
+        axis.set_yticks(range(len(group)), [claim["id"].replace("_in_2d", "") for claim in group])
         axis.set_title(f"{STUDIES[study]}; above 0 speaks for the claim", loc="left")
     axes[0, 0].legend(
         handles=[plt.Line2D([], [], color=colour, marker="o", ms=4, label=verdict) for verdict, colour in VERDICTS.items()]
