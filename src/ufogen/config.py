@@ -192,7 +192,7 @@ class Evaluation:
     kid_subsets: Count = 100
     neighborhood: Count = 3
     latency_batch_size: Count = 16
-    latency_repeats: Count = 5
+    latency_repeats: Count = 11
 
 
 @dataclass
