@@ -21,7 +21,7 @@ def device_of(device: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # by what is wrong with it
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # torch has one for each mistake
         raise UserError(f"device {device} cannot be used: {str(error).splitlines()[0]}") from error
 
 

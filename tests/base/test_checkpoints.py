@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -16,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from tests import tiny
-from tests.base.spoiled import change, linked_copy, refused
+from tests.base import spoiled
+from tests.base.spoiled import change, linked_copy
 from tests.original import save_original
 from ufogen import config
 from ufogen.base.architectures import ARCHITECTURES
@@ -35,6 +37,7 @@ from ufogen.stages import export, initialize
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*steps_offset:FutureWarning", "ignore:__array__:DeprecationWarning")
 PROMPTS = ["a red noun", "", "a noun with more words than there are tokens " * 9]
 WEIGHTS = ("unet", "vae", "text_encoder")
+refused = partial(spoiled.refused, source="sd15")
 
 
 @pytest.fixture(scope="module", params=["sd15", "sd21"])
@@ -131,7 +134,7 @@ def test_hub_id_is_read_from_the_cache(sd15, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     found = load_checkpoint(config.Base("sd15", "some/checkpoint"))
     assert torch.equal(tiny.flat(found.unet), tiny.flat(tiny.stable_diffusion("sd15").unet))
-    refused("base.path other/checkpoint is not in the hub cache and cannot be fetched", source="sd15", path="other/checkpoint")
+    refused("base.path other/checkpoint is not in the hub cache and cannot be fetched", path="other/checkpoint")
 
 
 def test_pickled_weights_need_permission(copy):
@@ -140,7 +143,7 @@ def test_pickled_weights_need_permission(copy):
         weights = load_file(file)
         file.unlink()
         torch.save(weights, copy / part / f"{stem}.bin")
-    refused("only pickled weights in unet.*base.allow_pickle=true", source="sd15", path=str(copy))
+    refused("only pickled weights in unet.*base.allow_pickle=true", path=str(copy))
     found = load_checkpoint(config.Base("sd15", str(copy), allow_pickle=True))
     assert torch.equal(tiny.flat(found.text_encoder), tiny.flat(tiny.stable_diffusion("sd15").text_encoder))
 
@@ -164,20 +167,20 @@ def test_family_is_told_by_the_width_of_the_states(sd15):
 
 def test_sdxl_is_refused(copy):
     (copy / "text_encoder_2").mkdir()
-    refused("second text encoder, as SDXL has; Stable Diffusion 1 is needed", source="sd15", path=str(copy))
+    refused("second text encoder, as SDXL has; Stable Diffusion 1 is needed", path=str(copy))
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
 def test_missing_part_is_named(copy, part):
     shutil.rmtree(copy / part)
-    refused(f"lacks {part}: a whole StableDiffusionPipeline", source="sd15", path=str(copy))
+    refused(f"lacks {part}: a whole StableDiffusionPipeline", path=str(copy))
 
 
 def test_missing_weights_and_vocabulary_are_named(copy):
     (copy / "vae/diffusion_pytorch_model.safetensors").unlink()
-    refused("lacks the weights of its vae", source="sd15", path=str(copy))
+    refused("lacks the weights of its vae", path=str(copy))
     (copy / "tokenizer/vocab.json").unlink()
-    refused("lacks the tokenizer's vocabulary", source="sd15", path=str(copy))
+    refused("lacks the tokenizer's vocabulary", path=str(copy))
 
 
 @pytest.mark.parametrize(
@@ -194,18 +197,17 @@ def test_missing_weights_and_vocabulary_are_named(copy):
 )
 def test_parts_that_do_not_fit_are_refused(copy, file, changes, message):
     change(copy / file, **changes)
-    refused(message, source="sd15", path=str(copy))
+    refused(message, path=str(copy))
 
 
 def test_paths_that_are_nothing_are_refused(tmp_path):
     refused(
         "/no/such/folder does not exist; allowed: a folder, a .safetensors file, or a hub id",
-        source="sd15",
         path="/no/such/folder",
     )
-    refused("has no model_index.json", source="sd15", path=str(tmp_path))
+    refused("has no model_index.json", path=str(tmp_path))
     (tmp_path / "model.ckpt").write_bytes(b"")
-    refused("is a .ckpt file; allowed: .safetensors", source="sd15", path=str(tmp_path / "model.ckpt"))
+    refused("is a .ckpt file; allowed: .safetensors", path=str(tmp_path / "model.ckpt"))
 
 
 def test_single_files_that_do_not_fit_are_refused(sd15, tmp_path):
@@ -219,16 +221,16 @@ def test_single_files_that_do_not_fit_are_refused(sd15, tmp_path):
         save_file({name: value.contiguous() for name, value in weights.items()}, file)
 
     file.write_bytes(b"damaged")
-    refused("cannot be read as safetensors", source="sd15", **base)
+    refused("cannot be read as safetensors", **base)
     write(**{entry: torch.zeros(32, 9, 3, 3), states: torch.zeros(32, 768)} | rest)
-    refused("U-Net with in_channels 9, its configuration says 4", source="sd15", **base)
+    refused("U-Net with in_channels 9, its configuration says 4", **base)
     write(**{entry: torch.zeros(32, 4, 3, 3), states: torch.zeros(32, 1024)} | rest)
-    refused("cross_attention_dim 1024, its configuration says 768", source="sd15", **base)
+    refused("cross_attention_dim 1024, its configuration says 768", **base)
     write(**{entry: torch.zeros(32, 4, 3, 3), states: torch.zeros(32, 768)})
-    refused("lacks vae, text_encoder: a whole checkpoint", source="sd15", **base)
+    refused("lacks vae, text_encoder: a whole checkpoint", **base)
     write(**{"conditioner.embedders.0.x": torch.zeros(1)})
-    refused("is an SDXL file", source="sd15", **base)
+    refused("is an SDXL file", **base)
     write(**{entry: torch.zeros(32, 4, 3, 3), states: torch.zeros(32, 768)} | rest)
-    refused("cannot be loaded|lacks some weights", source="sd15", **base)
-    refused("base.config stable-diffusion-v1-5/stable-diffusion-v1-5 is not in the hub cache", source="sd15", path=str(file))
+    refused("cannot be loaded|lacks some weights", **base)
+    refused("base.config stable-diffusion-v1-5/stable-diffusion-v1-5 is not in the hub cache", path=str(file))
     refused("name the folder of its configuration as base.config", source="diffusers", path=str(file))

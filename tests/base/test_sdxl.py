@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from tests import tiny
-from tests.base.spoiled import change, linked_copy, refused
+from tests.base import spoiled
+from tests.base.spoiled import change, linked_copy
 from tests.original import save_original
 from tests.shard_files import Pair, write_shard
 from ufogen import config
@@ -39,6 +41,7 @@ from ufogen.stages.training_data import open_training_data
 
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*steps_offset:FutureWarning", "ignore:__array__:DeprecationWarning")
 PROMPTS = ["a red noun", "", "a noun with more words than there are tokens " * 9]
+refused = partial(spoiled.refused, source="sdxl")
 
 
 @pytest.fixture(scope="module")
@@ -247,30 +250,30 @@ def test_single_file_gives_the_checkpoint_as_it_is(pipeline, published, tmp_path
     refused("is an SDXL file: it has two text encoders", source="sd15", path=str(file), config=str(published / "sd15"))
     weights = load_file(file)
     save_file({key: value for key, value in weights.items() if "embedders.1" not in key}, file)
-    refused("lacks text_encoder_2: a whole checkpoint", source="sdxl", path=str(file), config=str(published / "sdxl"))
+    refused("lacks text_encoder_2: a whole checkpoint", path=str(file), config=str(published / "sdxl"))
     save_original(tiny.stable_diffusion("sd15"), file)
-    refused("a file of Stable Diffusion 1 or 2", source="sdxl", path=str(file), config=str(published / "sdxl"))
+    refused("a file of Stable Diffusion 1 or 2", path=str(file), config=str(published / "sdxl"))
 
 
 def test_another_family_is_refused(published):
     refused("second text encoder, as SDXL has; Stable Diffusion 1 is needed", source="sd15", path=str(published / "sdxl"))
-    refused("is a StableDiffusionPipeline; a StableDiffusionXLPipeline is needed", source="sdxl", path=str(published / "sd15"))
+    refused("is a StableDiffusionPipeline; a StableDiffusionXLPipeline is needed", path=str(published / "sd15"))
     assert isinstance(load_checkpoint(config.Base("diffusers", str(published / "sdxl"))), StableDiffusionXLPipeline)
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"])
 def test_missing_part_is_named(copy, part):
     shutil.rmtree(copy / part)
-    refused(f"lacks {part}: a whole StableDiffusionXLPipeline", source="sdxl", path=str(copy))
+    refused(f"lacks {part}: a whole StableDiffusionXLPipeline", path=str(copy))
     with pytest.raises(UserError, match=f"lacks {part}: a whole StableDiffusionXLPipeline"):
         load_base(copy)
 
 
 def test_missing_weights_and_vocabulary_are_named(copy):
     (copy / "text_encoder_2/model.safetensors").unlink()
-    refused("lacks the weights of its text_encoder_2", source="sdxl", path=str(copy))
+    refused("lacks the weights of its text_encoder_2", path=str(copy))
     (copy / "tokenizer_2/vocab.json").unlink()
-    refused("lacks the tokenizer_2's vocabulary", source="sdxl", path=str(copy))
+    refused("lacks the tokenizer_2's vocabulary", path=str(copy))
 
 
 @pytest.mark.parametrize(
@@ -286,7 +289,7 @@ def test_missing_weights_and_vocabulary_are_named(copy):
 )
 def test_parts_that_do_not_fit_are_refused(copy, file, changes, message):
     change(copy / file / "config.json", **changes)
-    refused(message, source="sdxl", path=str(copy))
+    refused(message, path=str(copy))
 
 
 def test_applications_refuse_it(pipeline):
