@@ -49,9 +49,10 @@ def test_generator_and_discriminator_heed_the_text(decided):
         assert not torch.equal(network(x, t, tiny.states(1, seed=1)), network(x, t, tiny.states(1, seed=2)))
 
 
-def test_discriminator_starts_undecided():
-    logits = Discriminator(tiny.unet())(tiny.latents(3), timesteps(3), tiny.states(3))
-    assert torch.equal(logits, torch.zeros(3, 1, 8, 8))
+@pytest.mark.parametrize("heads, maps", [("output", 1), ("both", 2)])
+def test_discriminator_starts_undecided(heads, maps):
+    logits = Discriminator(tiny.unet(), heads=heads)(tiny.latents(3), timesteps(3), tiny.states(3))
+    assert torch.equal(logits, torch.zeros(3, maps, 8, 8))
     assert discriminator_loss(logits, logits, "nonsaturating").item() == pytest.approx(2 * math.log(2))
 
 
@@ -59,6 +60,41 @@ def test_discriminator_learns_from_the_first_update_on():
     network = Discriminator(tiny.unet())
     network(tiny.latents(1), timesteps(1), tiny.states(1)).mean().backward()
     assert network.unet.conv_out.weight.grad.abs().sum() > 0
+
+
+def test_both_heads_learn_from_the_first_update_on_with_equal_weights():
+    network = Discriminator(tiny.unet(), heads="both")
+    network(tiny.latents(2), timesteps(2), tiny.states(2)).mean().backward()
+    head = network.unet.bottleneck_head[-1]
+    assert head.weight.grad.abs().sum() > 0
+    assert head.bias.grad.item() == pytest.approx(network.unet.conv_out.bias.grad.item()) == pytest.approx(0.5)
+
+
+def test_head_at_the_bottleneck_sees_the_whole_item_and_leaves_the_output_head_alone():
+    torch.manual_seed(0)
+    network = Discriminator(tiny.unet(), heads="both")
+    x, t, states = tiny.latents(2), timesteps(2), tiny.states(2)
+    torch.nn.init.normal_(network.unet.conv_out.weight)
+    alone = network(x, t, states)
+    torch.nn.init.normal_(network.unet.bottleneck_head[-1].weight)
+    together = network(x, t, states)
+    assert torch.equal(alone[:, 1], together[:, 1])
+    assert not alone[:, 0].any() and together[:, 0].flatten(1).std(dim=1).min() > 0
+    corner = x.clone()
+    corner[..., 0, 0] += 1
+    assert network(corner, t, states)[:, 0, -1, -1].ne(together[:, 0, -1, -1]).all()
+    assert not network.unet.mid_block._forward_hooks  # a pass leaves nothing behind
+    copied = copy.deepcopy(network)
+    assert torch.equal(copied(x, t, states), together)
+
+
+def test_penalty_reaches_the_head_at_the_bottleneck():
+    network = Discriminator(tiny.unet(), heads="both")
+    torch.nn.init.normal_(network.unet.bottleneck_head[-1].weight)
+    x = tiny.latents(2).requires_grad_()
+    r1_penalty(network(x, timesteps(2), tiny.states(2)), x).backward()
+    assert network.unet.bottleneck_head[-1].weight.grad.abs().sum() > 0
+    assert network.unet.conv_in.weight.grad.abs().sum() > 0
 
 
 def test_discriminator_judges_every_position(decided):

@@ -18,6 +18,7 @@ Count = Annotated[int, "at least 1"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["no", "bf16", "fp16"]
 ResizeFilter = Literal["box", "bilinear", "bicubic", "lanczos"]  # Pillow's, with antialiasing
+Heads = Literal["output", "both"]
 CocoSplit = Literal["train2014", "val2014", "train2017", "val2017"]
 
 
@@ -67,6 +68,24 @@ class Autoencoder:
 
 
 @dataclass
+class Decoder:
+    """Training of the decoder alone, on noisy latents and against a patch discriminator; the encoder stays."""
+
+    updates: Count = 10000
+    learning_rate: float = 1e-3
+    batch_size: Count = 16
+    warmup: int = 100
+    latent_noise: float = 0.4  # scale of its standard deviation, which is drawn for each item
+    adversarial_weight: float = 0.1
+    adversarial_warmup: int = 500  # updates over which the weight rises from nothing
+    discriminator_learning_rate: float = 5e-4
+    discriminator_channels: Count = 32
+    r1_weight: float = 1.0
+    r1_interval: Count = 8
+    ema_decay: float = 0.995
+
+
+@dataclass
 class DenoiserRound:
     """A round of training that continues the one before: warm-up, then a cosine decay to nothing."""
 
@@ -99,6 +118,7 @@ class Pretrain:
 
     autoencoder: Autoencoder = field(default_factory=Autoencoder)
     denoiser: Denoiser = field(default_factory=Denoiser)
+    decoder: Decoder = field(default_factory=Decoder)
 
 
 @dataclass
@@ -135,6 +155,7 @@ class Objective:
     mismatched_share: float = 0.0  # of D's fakes that are real samples under another item's caption; not the paper's
     generator_init: Literal["base", "scratch"] = "base"
     discriminator_init: Literal["base", "scratch"] = "base"
+    discriminator_heads: Heads = "output"  # both: D decides at its bottleneck too; not the paper's
 
 
 @dataclass

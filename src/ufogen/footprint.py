@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
+from ufogen.config import Heads
 from ufogen.losses import r1_penalty
 from ufogen.networks import Discriminator, added_conditioning, frozen
 
@@ -87,9 +88,9 @@ def autocast(half: bool) -> Iterator[None]:
 class Networks:
     """G's and D's U-Net with the passes of an update over them. Real or fake, by the mode they are made in."""
 
-    def __init__(self, architecture: dict[str, Any], tokens: int, joint: bool = False):
+    def __init__(self, architecture: dict[str, Any], tokens: int, joint: bool = False, heads: Heads = "output"):
         self.generator = UNet2DConditionModel.from_config(architecture).train()
-        self.discriminator = Discriminator(UNet2DConditionModel.from_config(architecture).train(), joint)
+        self.discriminator = Discriminator(UNet2DConditionModel.from_config(architecture).train(), joint, heads)
         u = self.generator.config
         self.shape, self.states = (u.in_channels, u.sample_size, u.sample_size), (tokens, u.cross_attention_dim)
         sdxl = u.addition_embed_type == "text_time"

@@ -7,11 +7,13 @@ import copy
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
 from ufogen import config
+from ufogen.config import Heads
 from ufogen.prediction import predict_x_0
 from ufogen.schedule import Schedule
 
@@ -45,9 +47,12 @@ class Discriminator(nn.Module):
     Every position of the map is a decision between real and fake, as Figure 3 of the paper draws it. With the zero head
     training starts at the equilibrium value of the loss. Clean data, s = -1, goes in under timestep 0. A joint
     discriminator, as DDGAN's, sees x_t beside x_s; its new input weights are zero too.
+
+    With `heads` both there is a second map, from the bottleneck, which sees the item as a whole: logits (b, 2, h, w), as in
+    the U-Net discriminator of Schoenfeld et al. (2020, arXiv 2002.12655). It is not the paper's.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, joint: bool = False):
+    def __init__(self, unet: UNet2DConditionModel, joint: bool = False, heads: Heads = "output"):
         super().__init__()
         self.joint = joint
         if joint:
@@ -56,20 +61,40 @@ class Discriminator(nn.Module):
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
         unet.conv_out = head
+        if heads == "both":  # inside the U-Net, so that whatever divides or wraps its weights has these too
+            unet.bottleneck_head = _bottleneck_head(unet)
         unet.set_attn_processor(AttnProcessor())  # R1 differentiates twice, which the fused attention kernels cannot
         self.unet = unet
 
     def forward(
         self, x_s: Tensor, s: Tensor, states: Tensor, x_t: Tensor | None = None, pooled: Tensor | None = None
     ) -> Tensor:
-        """x_s and x_t (b, c, h, w), s (b,) int64, token states (b, tokens, width) -> logits (b, 1, h, w) float32.
+        """x_s and x_t (b, c, h, w), s (b,) int64, token states (b, tokens, width) -> logits (b, heads, h, w) float32.
 
         SDXL's U-Net takes the caption's pooled state (b, p) too.
         """
         if self.joint:
             x_s = torch.cat([x_s, x_t], dim=1)
         further = added_conditioning(x_s, pooled)
-        return self.unet(x_s, s.clamp(min=0), encoder_hidden_states=states, return_dict=False, **further)[0].float()
+        maps: list[Tensor] = []
+        with self._at_bottleneck(maps):
+            output = self.unet(x_s, s.clamp(min=0), encoder_hidden_states=states, return_dict=False, **further)[0]
+        # a mean over the map, as the losses take, weighs both heads equally
+        maps = [F.interpolate(logits, output.shape[-2:], mode="nearest") for logits in maps]
+        return torch.cat([*maps, output], dim=1).float()
+
+    @contextlib.contextmanager
+    def _at_bottleneck(self, maps: list[Tensor]) -> Iterator[None]:
+        """Within it a pass of the U-Net appends the logits of the head at its bottleneck, where there is one."""
+        head = getattr(self.unet, "bottleneck_head", None)
+        if head is None:
+            yield
+            return
+        hook = self.unet.mid_block.register_forward_hook(lambda block, inputs, hidden: maps.append(head(hidden)))
+        try:
+            yield
+        finally:
+            hook.remove()
 
 
 def added_conditioning(x: Tensor, pooled: Tensor | None) -> dict[str, dict[str, Tensor]]:
@@ -99,8 +124,18 @@ def make_networks(
         return (copy.deepcopy(unet) if init == "base" else UNet2DConditionModel.from_config(unet.config)).train()
 
     generator = Generator(network(objective.generator_init), schedule, prediction_type)
-    discriminator = Discriminator(network(objective.discriminator_init), joint=objective.critic_input == "joint")
+    joint, heads = objective.critic_input == "joint", objective.discriminator_heads
+    discriminator = Discriminator(network(objective.discriminator_init), joint, heads)
     return generator, discriminator
+
+
+def _bottleneck_head(unet: UNet2DConditionModel) -> nn.Sequential:
+    """Normalisation, activation and convolution as at the U-Net's output, the convolution zero."""
+    channels, settings = unet.config.block_out_channels[-1], unet.config
+    conv = nn.Conv2d(channels, 1, 3, padding=1)
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    return nn.Sequential(nn.GroupNorm(settings.norm_num_groups, channels, eps=settings.norm_eps), nn.SiLU(), conv)
 
 
 def _widened(conv: nn.Conv2d) -> nn.Conv2d:

@@ -88,7 +88,8 @@ def make_plan(c: config.Config, gpus: int | None = None, gpu: str = "h100-80gb",
     together *= c.trainer.accumulation
     parts = architecture(c.base)
     with FakeTensorMode():
-        networks = Networks(parts["unet"], _tokens(parts), c.objective.critic_input == "joint")
+        o = c.objective
+        networks = Networks(parts["unet"], _tokens(parts), o.critic_input == "joint", o.discriminator_heads)
         counts = {name: _count(getattr(networks, name)) for name in ("generator", "discriminator")}
         counts |= _encoder_counts(parts)
         kept = activations(networks, half)

@@ -14,16 +14,15 @@ from ufogen.stages.initialize import HASHES
 
 
 def main(c: config.Config) -> None:
-    """Write artifacts/pretrain/base: the last rounds' vae and unet as float16 safetensors, the scheduler, metrics, hashes."""
+    """Write artifacts/pretrain/base: the trained vae and unet as float16 safetensors, the scheduler, metrics, hashes."""
     source, recipe = ARTIFACTS / "pretrain", c.pretrain
     parts = (
-        ("vae", AutoencoderKL, recipe.denoiser.rounds[-1].autoencoder_round),
-        ("unet", UNet2DConditionModel, len(recipe.denoiser.rounds) - 1),
+        ("vae", AutoencoderKL, source / "decoder"),
+        ("unet", UNet2DConditionModel, source / "unet" / f"round-{len(recipe.denoiser.rounds) - 1}"),
     )
     with publish(source / "base") as out:
         metrics = {}
-        for name, kind, number in parts:
-            folder = source / name / f"round-{number}"
+        for name, kind, folder in parts:
             kind.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float16).save_pretrained(out / name)
             metrics[name] = json.loads((folder / "metrics.json").read_text())
         make_scheduler(recipe.denoiser.rounds[-1].prediction_type).save_pretrained(out / "scheduler")

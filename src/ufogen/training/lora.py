@@ -31,6 +31,8 @@ def add_lora(network: Generator | Discriminator, rank: int) -> None:
     if isinstance(network, Discriminator):
         unet.conv_out.requires_grad_(True)
         unet.conv_in.requires_grad_(network.joint)
+        if hasattr(unet, "bottleneck_head"):
+            unet.bottleneck_head.requires_grad_(True)
 
 
 def save_generator(unet: UNet2DConditionModel, folder: Path) -> None:
