@@ -53,6 +53,7 @@ class AutoencoderRound:
     learning_rate: float = 1.5e-3
     kl_weight: float = 3e-4
     absolute_error: bool = True  # beside the squared one; low-contrast detail weighs more in it
+    latent_noise: float = 0.0  # scale of the noise on the decoder's input, in units of the latents' standard deviation
 
 
 @dataclass
@@ -64,6 +65,7 @@ class Autoencoder:
     rounds: list[AutoencoderRound] = field(default_factory=lambda: [AutoencoderRound()])
     batch_size: Count = 8
     warmup: int = 200
+    ema_decay: float = 0.0  # 0: the last weights are the result
     precision: Precision = "bf16"
 
 
