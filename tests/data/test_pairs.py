@@ -5,7 +5,7 @@ import pytest
 
 from ufogen.data import pairs as module
 from ufogen.data.nouns import KINDS
-from ufogen.data.pairs import Pairs, heldout_pairs, make_pairs
+from ufogen.data.pairs import Pairs, heldout_pairs, make_pairs, redrawn
 
 
 def equal(a: Pairs, b: Pairs) -> bool:
@@ -53,3 +53,13 @@ def test_heldout_pairs_name_head_and_glasses_and_at_most_one_thing_more(nouns):
     assert nouns.heldout_pairs[pairs.parts[:, 3], pairs.parts[:, 4]].all()
     assert pairs.mentioned[:, [KINDS.index("head"), KINDS.index("glasses")]].all()
     assert set(pairs.mentioned.sum(axis=1).tolist()) == {2, 3}
+
+
+def test_redrawn_characters_fit_the_captions_and_show_no_heldout_pair(nouns, rng):
+    pairs = make_pairs(nouns, 5000, 0, "train", law="any")
+    parts = redrawn(nouns, pairs, rng)
+    assert np.array_equal(parts[pairs.mentioned], pairs.parts[pairs.mentioned])
+    assert not nouns.heldout_pairs[parts[:, 3], parts[:, 4]].any()
+    changed = (parts != pairs.parts)[~pairs.mentioned]
+    assert changed.mean() > 0.8  # half of the backgrounds alone stay by chance
+    assert np.array_equal(pairs.parts, make_pairs(nouns, 5000, 0, "train", law="any").parts)

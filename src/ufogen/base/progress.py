@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -88,9 +89,7 @@ def save_snapshot(folder: Path, average: UNet2DConditionModel, vae: AutoencoderK
     """
     with publish(folder) as out:
         for name, model in (("unet", average), ("vae", vae)):
-            half = type(model).from_config(model.config)
-            half.load_state_dict(model.state_dict())
-            half.half().save_pretrained(out / name)
+            deepcopy(model).half().save_pretrained(out / name)  # from_config would lose a scaling factor set by training
         make_scheduler(state.recipe["prediction_type"]).save_pretrained(out / "scheduler")
         (out / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n")
         (out / CURVE).write_text(csv_text(COLUMNS, state.curve))
