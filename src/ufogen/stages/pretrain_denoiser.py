@@ -106,6 +106,7 @@ class Source:
         encoder, self.tokenizer = load_text_encoder(self.settings.max_length)
         self.empty = encode_text([""], encoder, self.tokenizer)[0].float()
         self.encoder = encoder.to(accelerator.device, DTYPES[self.settings.precision])
+        self.batch_size = 1024 if accelerator.device.type == "cuda" else 64  # a core's caches hold no more
 
     def chunk(self, purpose: str, key: int) -> Chunk:
         """`chunk_size` captions, each with `images_per_caption` images that fit it."""
@@ -131,11 +132,11 @@ class Source:
 
     def latents(self, images: np.ndarray, purpose: str, *key: int) -> Tensor:
         rng = torch_generator(self.accelerator.device, self.c.seed, purpose, *key)
-        return encode_images(images, self.vae, rng, batch_size=1024).half()
+        with self.accelerator.autocast():
+            return encode_images(images, self.vae, rng, batch_size=self.batch_size).half()
 
     def states(self, pairs: Pairs) -> Tensor:
-        batch_size = 1024 if self.accelerator.device.type == "cuda" else 64
-        return encode_text(pairs.captions, self.encoder, self.tokenizer, batch_size=batch_size).half()
+        return encode_text(pairs.captions, self.encoder, self.tokenizer, batch_size=self.batch_size).half()
 
 
 class Curve:
