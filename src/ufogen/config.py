@@ -20,6 +20,7 @@ Precision = Literal["no", "bf16", "fp16"]
 ResizeFilter = Literal["box", "bilinear", "bicubic", "lanczos"]  # Pillow's, with antialiasing
 Heads = Literal["output", "both"]
 Captions = Literal["short", "any"]  # name one or two attributes, or between one and five (data/captions.py)
+Optimizer = Literal["adam", "muon"]
 CocoSplit = Literal["train2014", "val2014", "train2017", "val2017"]
 
 
@@ -55,6 +56,7 @@ class AutoencoderRound:
     kl_weight: float = 3e-4
     absolute_error: bool = True  # beside the squared one; low-contrast detail weighs more in it
     latent_noise: float = 0.0  # scale of the noise on the decoder's input, in units of the latents' standard deviation
+    optimizer: Optimizer = "adam"
 
 
 @dataclass
@@ -98,6 +100,7 @@ class DenoiserRound:
     prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
     autoencoder_round: int = 0  # whose latents it learns, counted from 0
     decay: Literal["cosine", "constant"] = "cosine"  # constant: can be continued; the last stretch is to decay
+    optimizer: Optimizer = "adam"
 
 
 @dataclass

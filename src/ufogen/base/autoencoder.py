@@ -11,6 +11,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from ufogen import config
+from ufogen.base.muon import make_optimizer
 from ufogen.optimization import learning_rate, set_learning_rate
 from ufogen.randomness import Draws
 
@@ -29,7 +30,7 @@ class AutoencoderTask:
 
     def prepare(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.round.learning_rate, betas=(0.9, 0.99), fused=True)
+        optimizer = make_optimizer(self.round.optimizer, self.model.parameters(), self.round.learning_rate)
         self.model, self.optimizer = accelerator.prepare(self.model, optimizer)
         self.average.to(accelerator.device)
         accelerator.register_for_checkpointing(self.average)

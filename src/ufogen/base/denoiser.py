@@ -14,6 +14,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from ufogen import config
+from ufogen.base.muon import make_optimizer
 from ufogen.optimization import learning_rate, set_learning_rate
 from ufogen.prediction import training_target
 from ufogen.randomness import Draws, numpy_generator
@@ -79,7 +80,7 @@ class DenoiserTask:
         self.accelerator = accelerator
         if accelerator.device.type == "cpu":  # the fused kernel's backward pass is slow there in bfloat16
             self.model.set_attn_processor(AttnProcessor())
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.round.learning_rate, betas=(0.9, 0.99), fused=True)
+        optimizer = make_optimizer(self.round.optimizer, self.model.parameters(), self.round.learning_rate)
         self.model, self.optimizer = accelerator.prepare(self.model, optimizer)
         self.average.to(accelerator.device)
         self.empty_state = self.empty_state.to(accelerator.device)
