@@ -36,7 +36,9 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> config.Config:
 def test_a_second_stretch_continues_from_the_snapshot_with_other_images(settings, monkeypatch):
     purposes = set()
     pairs = stage.Source.pairs
-    monkeypatch.setattr(stage.Source, "pairs", lambda self, n, purpose, key=0: purposes.add(purpose) or pairs(self, n, purpose, key))
+    monkeypatch.setattr(
+        stage.Source, "pairs", lambda self, n, purpose, key=0: purposes.add(purpose) or pairs(self, n, purpose, key)
+    )
     stage.main(settings)
     _, _, state = load_snapshot(stage.SNAPSHOT)
     assert (state.images, state.updates) == (16, 4)
