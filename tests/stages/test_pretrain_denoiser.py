@@ -10,6 +10,7 @@ import torch
 from ufogen import config
 from ufogen.base.models import build_autoencoder
 from ufogen.base.progress import load_snapshot
+from ufogen.data.pairs import Pairs
 from ufogen.stages import pretrain_denoiser as stage
 
 ROOT = Path(__file__).parents[2]
