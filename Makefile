@@ -20,11 +20,11 @@ repro: setup ## reproduce every result that is out of date
 	@$(ENTER) .venv/bin/python -m dvc repro
 
 ablations: setup ## run the ablation study (about two hours): every arm, the table, the claims, the figures
-	@$(ENTER) .venv/bin/python -m ufogen.stages.compose $(OVERRIDES)
+	@$(ENTER) .venv/bin/python -m ufogen.compose $(OVERRIDES)
 	@$(ENTER) .venv/bin/python -m dvc repro encode
-	@$(ENTER) .venv/bin/python -m dvc repro ablations/dvc.yaml:sets
-	@$(ENTER) .venv/bin/python -m ufogen.stages.ablate_all
-	@$(ENTER) .venv/bin/python -m dvc repro ablations/dvc.yaml
+	@$(ENTER) .venv/bin/python -m dvc repro pipelines/ablations/dvc.yaml:sets
+	@$(ENTER) .venv/bin/python -m ufogen.pipelines.ablations.run_all
+	@$(ENTER) .venv/bin/python -m dvc repro pipelines/ablations/dvc.yaml
 
 test: setup ## run all tests
 	@$(PYTEST) -n 2 --dist loadfile

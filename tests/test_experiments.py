@@ -11,10 +11,10 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from ufogen import compose as compose_stage
 from ufogen import config
 from ufogen.errors import UserError
-from ufogen.stages import ablate
-from ufogen.stages import compose as compose_stage
+from ufogen.pipelines.ablations import run as ablate
 
 ROOT = Path(__file__).parents[1]
 OBJECTIVES = sorted(path.stem for path in (ROOT / "experiments/objective").glob("*.yaml"))
@@ -38,13 +38,13 @@ def test_params_yaml_states_every_parameter():
 
 def test_committed_arms_are_the_compositions_of_experiments_ablation(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
-    committed = yaml.safe_load((ROOT / "ablations/arms.yaml").read_text())
+    committed = yaml.safe_load((ROOT / "pipelines/ablations/arms.yaml").read_text())
     assert committed == compose_stage.arms([])
     assert set(committed["arms"]) == {path.stem for path in (ROOT / "experiments/ablation").glob("*.yaml")}
 
 
 def test_arms_differ_from_ufogen_in_what_their_file_says_and_in_nothing_else():
-    arms = yaml.safe_load((ROOT / "ablations/arms.yaml").read_text())["arms"]
+    arms = yaml.safe_load((ROOT / "pipelines/ablations/arms.yaml").read_text())["arms"]
     for name, arm in arms.items():
         config.build(config.Objective, arm["objective"])
         config.build(config.Trainer, arm["trainer"])
@@ -78,7 +78,7 @@ def test_arms_are_grouped_by_their_seeds_and_a_fourth_number_is_refused(tmp_path
 
 
 def test_the_arms_identity_covers_the_code_that_its_stage_depends_on():
-    stages = yaml.safe_load((ROOT / "ablations/dvc.yaml").read_text())["stages"]
+    stages = yaml.safe_load((ROOT / "pipelines/ablations/dvc.yaml").read_text())["stages"]
     for stage in ("decisive", "repeated", "single"):
         assert {dep for dep in stages[stage]["deps"] if dep.startswith("src/")} == set(ablate.CODE)
     assert all((ROOT / path).is_file() for path in ablate.CODE)
@@ -138,7 +138,7 @@ PUBLISHED = {
     "objective, axes",
     [
         ("siddm", {"parameterization", "reconstruction", "coupling"}),
-        ("ddgan", {"parameterization", "reconstruction", "coupling", "critic_input"}),
+        ("ddgan", {"parameterization", "reconstruction", "coupling", "discriminator_input"}),
     ],
 )
 def test_older_methods_differ_from_ufogen_on_their_axes_and_stand_at_the_published_step_size(objective, axes):

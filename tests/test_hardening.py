@@ -11,12 +11,14 @@ import pytest
 from PIL import Image
 
 from tests import tiny
-from ufogen import UFOGen, api, cli
+from ufogen import UFOGen
+from ufogen.app import cli
+from ufogen.app.demo import Page
+from ufogen.app.demo_model import Studio
 from ufogen.base import models
-from ufogen.demo import Page
-from ufogen.demo_model import Studio
 from ufogen.files import HASHES, sha256
-from ufogen.pipeline import export_pipeline
+from ufogen.inference import api
+from ufogen.inference.export import export_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*steps_offset:FutureWarning", "ignore:__array__:DeprecationWarning")
 SIDE = 2 * tiny.SIZE
@@ -116,7 +118,7 @@ def test_any_text_makes_a_picture_on_the_page(page, prompt):
     for line, grid, *_ in (
         page.redraw(False, prompt, 3, True, 1, 1, None, 0.8, False),
         page.redraw(False, prompt, 3, True, 1, 1, Image.new("RGB", (SIDE, SIDE)), 0.8, False),
-        page.draw_teacher(prompt, 3, 1),
+        page.draw_base(prompt, 3, 1),
         page.interpolate(prompt, prompt, 3, 4, 2),
     ):
         assert "error" not in line and "data:image/png" in grid

@@ -21,9 +21,9 @@ from ufogen import config
 from ufogen.base.architectures import ARCHITECTURES
 from ufogen.base.models import make_scheduler
 from ufogen.data.encoded import EncodedBatch
-from ufogen.networks import make_networks
-from ufogen.objectives.diffusion_gan import DiffusionGAN
-from ufogen.schedule import Schedule
+from ufogen.diffusion.networks import make_networks
+from ufogen.diffusion.objective import DiffusionGAN
+from ufogen.diffusion.schedule import Schedule
 from ufogen.training.lora import add_lora
 
 CHANNELS, SIZE, TOKENS, WIDTH = 4, 8, 8, 16
@@ -58,13 +58,13 @@ def latents(n: int, seed: int = 0) -> torch.Tensor:
     return normal(n, CHANNELS, SIZE, SIZE, seed=seed)
 
 
-def states(n: int, seed: int = 1) -> torch.Tensor:
+def prompt_embeds(n: int, seed: int = 1) -> torch.Tensor:
     return normal(n, TOKENS, WIDTH, seed=seed)
 
 
 def batch(step: int, n: int = 4) -> EncodedBatch:
     """The encoded batch of an update: a pure function of its number, as `Encoded` is."""
-    return EncodedBatch(latents(n, seed=2 * step).half(), states(n, seed=2 * step + 1).half())
+    return EncodedBatch(latents(n, seed=2 * step).half(), prompt_embeds(n, seed=2 * step + 1).half())
 
 
 def trainer(**changes) -> config.Trainer:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 from omegaconf import OmegaConf
 
 from ufogen.errors import UserError
-from ufogen.laboratory.settings import Laboratory
+from ufogen.toy.settings import Toy
 
 T = TypeVar("T")
 Count = Annotated[int, "at least 1"]
@@ -137,7 +137,7 @@ class Objective:
     """A point in the space of diffusion-GANs (objectives/diffusion_gan.py)."""
 
     parameterization: Literal["forward", "posterior"] = "forward"
-    critic_input: Literal["marginal", "joint"] = "marginal"  # D sees x_s, or x_s and x_t
+    discriminator_input: Literal["marginal", "joint"] = "marginal"  # D sees x_s, or x_s and x_t
     reconstruction: Literal["x_0", "x_s", "forward_kl", "none"] = "x_0"
     gamma: Literal["snr", "truncated_snr", "min_snr", "kl", "constant"] = "snr"
     reconstruction_weight: float = 1.0  # lambda_KL
@@ -197,8 +197,8 @@ class Sampler:
     """What is sampled for the comparison."""
 
     ufogen_steps: list[Count] = field(default_factory=lambda: [1, 2, 4])
-    teacher_solvers: list[str] = field(default_factory=lambda: ["ddim", "dpm++"])
-    teacher_steps: list[Count] = field(default_factory=lambda: [1, 2, 4, 8, 25])
+    base_solvers: list[str] = field(default_factory=lambda: ["ddim", "dpm++"])
+    base_steps: list[Count] = field(default_factory=lambda: [1, 2, 4, 8, 25])
     guidance: float = 2.0
     batch_size: Count = 50
     precision: Precision = "bf16"  # of every network of both models; `no` where the processor has no bfloat16
@@ -227,7 +227,7 @@ class Ablations:
     curve_size: Count = 150  # prompts of the validation set, for quality against updates ...
     curve_every: Count = 50  # ... measured this often
     pictures: Count = 8  # kept of each arm
-    laboratory_seeds: Count = 16  # of each of the claims' arms in two dimensions
+    toy_seeds: Count = 16  # of each of the claims' arms in two dimensions
 
 
 @dataclass
@@ -240,17 +240,17 @@ class CocoSize:
 
 @dataclass
 class Coco:
-    """The paper's zero-shot evaluation (coco/dvc.yaml)."""
+    """The paper's zero-shot evaluation (pipelines/coco/dvc.yaml)."""
 
     folder: str = "datasets/coco"  # annotations/captions_SPLIT.json, and the images in SPLIT
-    split: Literal["val2017", "val2014"] = "val2017"  # the stages of coco/dvc.yaml set it
+    split: Literal["val2017", "val2014"] = "val2017"  # the stages of pipelines/coco/dvc.yaml set it
     size: CocoSize = field(default_factory=CocoSize)
-    base: str = "artifacts/base"  # any Stable Diffusion folder: text encoder, autoencoder, and the teacher
+    base: str = "artifacts/base"  # any Stable Diffusion folder: text encoder, autoencoder, and the base
     generator: str = "artifacts/ufogen"  # any folder whose `unet` is a generator trained from that base
-    methods: list[str] = field(default_factory=lambda: ["ufogen", "dpm++"])  # ufogen, and the teacher's ddim and dpm++
+    methods: list[str] = field(default_factory=lambda: ["ufogen", "dpm++"])  # ufogen, and the base's ddim and dpm++
     ufogen_steps: list[Count] = field(default_factory=lambda: [1, 2, 4])
-    teacher_steps: list[Count] = field(default_factory=lambda: [8, 25])
-    guidance: float = 3.0  # of the teacher
+    base_steps: list[Count] = field(default_factory=lambda: [8, 25])
+    guidance: float = 3.0  # of the base
     batch_size: Count = 16  # samples of a shard, and images at a time in the metrics
     precision: Precision = "no"  # an epsilon network's rounding error counts 14.6 times at t = T
     inception_weights: str = ""  # a file; empty: torch-fidelity's own, downloaded once
@@ -269,7 +269,7 @@ class ControlTraining:
 
 @dataclass
 class Applications:
-    """Control by edges and image-to-image (applications/dvc.yaml)."""
+    """Control by edges and image-to-image (pipelines/applications/dvc.yaml)."""
 
     controlnet: ControlTraining = field(default_factory=ControlTraining)
     adapter: ControlTraining = field(default_factory=ControlTraining)
@@ -281,7 +281,7 @@ class Applications:
     checkpoint_every: Count = 100
     log_every: Count = 10
     scale: float = 1.0  # what the control networks add is multiplied by it when sampling
-    teacher_steps: Count = 25  # of DDIM
+    base_steps: Count = 25  # of DDIM
     samples: Count = 500  # images measured
     strengths: Count = 10  # of image-to-image: 1 / strengths ... 1
 
@@ -302,7 +302,7 @@ class Config:
     sampler: Sampler = field(default_factory=Sampler)
     evaluation: Evaluation = field(default_factory=Evaluation)
     applications: Applications = field(default_factory=Applications)
-    laboratory: Laboratory = field(default_factory=Laboratory)
+    toy: Toy = field(default_factory=Toy)
     ablations: Ablations = field(default_factory=Ablations)
     coco: Coco = field(default_factory=Coco)
 

@@ -10,15 +10,15 @@ from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import make_pairs
 from ufogen.errors import UserError
 from ufogen.figures.style import save_image_grid
-from ufogen.stages import figures
-from ufogen.stages.prepare import write_pairs
+from ufogen.pipelines.main import figures
+from ufogen.pipelines.main.prepare import write_pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = (
-    "curves", "one_step_samples", "quality_against_steps", "quality_against_time", "teacher_against_ufogen",
+    "base_against_ufogen", "curves", "one_step_samples", "quality_against_steps", "quality_against_time",
     "training_progress",
 )  # fmt: skip
-METHODS = [("ufogen", "renoise", 1), ("ufogen", "renoise", 2), ("teacher", "ddim", 1), ("teacher", "dpm++", 1)]
+METHODS = [("ufogen", "renoise", 1), ("ufogen", "renoise", 2), ("base", "ddim", 1), ("base", "dpm++", 1)]
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_every_figure_is_written_and_again_the_same_bytes(inputs, settings):
     assert drawn(inputs) == first
 
 
-@pytest.mark.parametrize("name, scale", [("one_step_samples", 6), ("teacher_against_ufogen", 4), ("training_progress", 4)])
+@pytest.mark.parametrize("name, scale", [("one_step_samples", 6), ("base_against_ufogen", 4), ("training_progress", 4)])
 def test_pixel_art_is_enlarged_by_whole_pixels(inputs, settings, name, scale):
     figures.main(settings)
     picture = np.asarray(Image.open(inputs / "paper/figures" / f"{name}.png").convert("RGB"))

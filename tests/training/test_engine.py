@@ -24,7 +24,7 @@ OBJECTIVE = Objective(
 
 def share(step: int, rank: int, processes: int) -> EncodedBatch:
     whole, n = tiny.batch(step, GLOBAL_BATCH), GLOBAL_BATCH // processes
-    return EncodedBatch(*(x[rank * n : (rank + 1) * n] for x in (whole.latents, whole.states)))
+    return EncodedBatch(*(x[rank * n : (rank + 1) * n] for x in (whole.latents, whole.prompt_embeds)))
 
 
 def run(path, updates: int = UPDATES, objective: Objective = OBJECTIVE, lora: tuple[int, int] = (0, 0), **changes) -> None:

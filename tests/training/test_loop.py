@@ -5,8 +5,8 @@ import torch
 
 from tests import tiny
 from ufogen.config import Objective
+from ufogen.diffusion.objective import DiffusionGAN
 from ufogen.errors import UserError
-from ufogen.objectives.diffusion_gan import DiffusionGAN
 from ufogen.training.loop import fit, make_accelerator
 
 RUN = {"updates": 5, "seed": 0, "run": "run", "checkpoint_every": 2, "log_every": 1}

@@ -8,9 +8,9 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from tests import tiny
 from ufogen.config import Objective
-from ufogen.networks import trainable
-from ufogen.objectives.diffusion_gan import DiffusionGAN
-from ufogen.pipeline import export_pipeline
+from ufogen.diffusion.networks import trainable
+from ufogen.diffusion.objective import DiffusionGAN
+from ufogen.inference.export import export_pipeline
 from ufogen.randomness import Draws, torch_generator
 from ufogen.training.loop import make_accelerator
 from ufogen.training.lora import save_generator
@@ -51,7 +51,7 @@ def test_each_network_can_have_adapters_alone(lora, position):
 
 
 def test_new_input_of_a_joint_discriminator_trains_in_full():
-    task = trained(critic_input="joint")
+    task = trained(discriminator_input="joint")
     assert task.discriminator.unet.conv_in.weight[:, tiny.CHANNELS :].any()
 
 

@@ -10,8 +10,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from ufogen import config
-from ufogen.optimization import learning_rate, set_learning_rate
 from ufogen.randomness import Draws
+from ufogen.training.learning_rate import learning_rate, set_learning_rate
 
 
 class AutoencoderTask:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from ufogen import config
 from ufogen.base.autoencoder import to_model_range
-from ufogen.losses import discriminator_loss, generator_loss, r1_penalty
-from ufogen.networks import trainable, without_gradients
-from ufogen.optimization import learning_rate, set_learning_rate
+from ufogen.diffusion.losses import discriminator_loss, generator_loss, r1_penalty
+from ufogen.diffusion.networks import trainable, without_gradients
 from ufogen.randomness import Draws
+from ufogen.training.learning_rate import learning_rate, set_learning_rate
 
 
 class PatchDiscriminator(nn.Sequential):

@@ -13,10 +13,10 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from ufogen import config
-from ufogen.optimization import learning_rate, set_learning_rate
-from ufogen.prediction import training_target
+from ufogen.diffusion.prediction import training_target
+from ufogen.diffusion.schedule import Schedule
 from ufogen.randomness import Draws, numpy_generator
-from ufogen.schedule import Schedule
+from ufogen.training.learning_rate import learning_rate, set_learning_rate
 
 
 @dataclass

@@ -19,11 +19,11 @@ OPEN = 128  # shards that are mapped at a time
 
 @dataclass
 class EncodedBatch:
-    """`latents` (b, c, h, w), token states `states` (b, tokens, width) and for SDXL `pooled` (b, p), float16 as stored."""
+    """`latents` (b, c, h, w), `prompt_embeds` (b, tokens, width), for SDXL `pooled_prompt_embeds` (b, p); float16 as stored."""
 
     latents: Tensor
-    states: Tensor
-    pooled: Tensor | None = field(default=None, kw_only=True)
+    prompt_embeds: Tensor
+    pooled_prompt_embeds: Tensor | None = field(default=None, kw_only=True)
 
 
 class Order:
@@ -53,9 +53,9 @@ class Order:
 
 
 class Encoded:
-    """The folder that the encode stage wrote: latents.npy, states.npy and a card, or such a pair of files a shard.
+    """The folder that the encode stage wrote: latents.npy, prompt_embeds.npy and a card, or such a pair of files a shard.
 
-    For an SDXL base the card says `pooled`, and pooled.npy lies beside them.
+    For an SDXL base the card says `pooled_prompt_embeds`, and pooled_prompt_embeds.npy lies beside them.
     Calling it with an update's number gives that update's batch, in the order of `Order`.
     """
 
@@ -64,7 +64,11 @@ class Encoded:
         self._open = lru_cache(OPEN)(self._read)
         try:
             self.card = json.loads((self.folder / "card.json").read_text())
-            self._kinds = ("latents", "states", "pooled") if self.card.get("pooled") else ("latents", "states")
+            self._kinds = (
+                ("latents", "prompt_embeds", "pooled_prompt_embeds")
+                if self.card.get("pooled_prompt_embeds")
+                else ("latents", "prompt_embeds")
+            )
             self._shards = self.card.get("shards", {"": self.card["n"]})  # the ending of the files' names: pairs in them
             whole = all(len(array) == n for shard, n in self._shards.items() for array in self._open(shard))
         except (OSError, ValueError, KeyError) as error:

@@ -43,7 +43,9 @@ class Encoder:
     ):
         self.vae = base.vae.to(device)
         self.text = [(encoder.to(device), tokenizer) for encoder, tokenizer in text_encoders(base)]
-        self.kinds = ("latents", "states", "pooled") if len(self.text) > 1 else ("latents", "states")  # of a batch
+        self.kinds = (
+            ("latents", "prompt_embeds", "pooled_prompt_embeds") if len(self.text) > 1 else ("latents", "prompt_embeds")
+        )  # of a batch
         half = settings.encode_precision != "no"
         # SDXL's autoencoder overflows in float16; that flag is SDXL's, other pipelines of diffusers disregard it
         self.half_vae = half and not (len(self.text) > 1 and self.vae.config.force_upcast)
@@ -58,8 +60,8 @@ class Encoder:
 
     @torch.no_grad()
     def encode(self, pairs: list[Decoded]) -> EncodedBatch:
-        """Latents, a sample of the autoencoder's Gaussian each, and text's states, float16 on the encoder's device."""
-        latents, states, pooled = [], [], []
+        """Latents, a sample of the autoencoder's Gaussian each, and text's prompt_embeds, float16 on the encoder's device."""
+        latents, prompt_embeds, pooled_prompt_embeds = [], [], []
         device, size = self.vae.device, self.settings.encode_batch_size
         precision = self.settings.encode_precision
         for start in range(0, len(pairs), size):
@@ -71,10 +73,14 @@ class Encoder:
             noise = torch.stack([self._noise(p.key, posterior.mean.shape[1:]) for p in part]).to(device)
             latent = posterior.mean.float() + posterior.std.float() * noise  # (b, c, h, w)
             latents.append((latent * self.vae.config.scaling_factor).half())
-            states.append(text.states.half())
-            if text.pooled is not None:
-                pooled.append(text.pooled.half())
-        return EncodedBatch(torch.cat(latents), torch.cat(states), pooled=torch.cat(pooled) if pooled else None)
+            prompt_embeds.append(text.prompt_embeds.half())
+            if text.pooled_prompt_embeds is not None:
+                pooled_prompt_embeds.append(text.pooled_prompt_embeds.half())
+        return EncodedBatch(
+            torch.cat(latents),
+            torch.cat(prompt_embeds),
+            pooled_prompt_embeds=torch.cat(pooled_prompt_embeds) if pooled_prompt_embeds else None,
+        )
 
     def _noise(self, key: tuple[int, int], shape: torch.Size) -> torch.Tensor:
         return torch.randn(shape, generator=torch_generator("cpu", self.seed, "encode", *key))

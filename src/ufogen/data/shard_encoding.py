@@ -46,9 +46,9 @@ class ArrayWriter:
 
 
 def encode_shard(shard: Shard, rows: np.ndarray, encoder: Encoder, folder: Path) -> None:
-    """Write latents-NAME.npy and states-NAME.npy of a shard's `rows`, without broken images, and at last its card NAME.json.
+    """Write latents-NAME.npy and prompt_embeds-NAME.npy of a shard's `rows`, without broken images, at last its card NAME.json.
 
-    For SDXL also pooled-NAME.npy.
+    For SDXL also pooled_prompt_embeds-NAME.npy.
     """
     name, whole, broken = shard.path.stem, 0, 0
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder) as aside:

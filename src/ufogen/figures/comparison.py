@@ -1,4 +1,4 @@
-"""Quality of UFOGen and of its teacher against sampling steps and against time."""
+"""Quality of UFOGen and of its base against sampling steps and against time."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ufogen.figures.style import COLOURS, plt, save_figure
 # (method, sampler): label, colour, marker and where the number of steps stands beside a point (points)
 SERIES = {
     ("ufogen", "renoise"): ("UFOGen", COLOURS["ufogen"], "o", (0, -14)),
-    ("teacher", "ddim"): ("teacher, DDIM", COLOURS["ddim"], "s", (0, 7)),
-    ("teacher", "dpm++"): ("teacher, DPM++", COLOURS["dpm++"], "^", (0, -14)),
+    ("base", "ddim"): ("base, DDIM", COLOURS["ddim"], "s", (0, 7)),
+    ("base", "dpm++"): ("base, DPM++", COLOURS["dpm++"], "^", (0, -14)),
 }
 FLOORS = {  # what a perfect generator would reach: a second real set, as it is and through the autoencoder
     "none": ("real images", "--"),
@@ -43,7 +43,7 @@ def quality_against_steps(results: pd.DataFrame, path: Path) -> None:
             axis.set_xticks(steps, [f"{step:g}" for step in steps])
         axis.xaxis.minorticks_off()
         axis.set_title(title, loc="left")
-    passes = " (a step of the guided teacher is two passes)" if (results["guidance"] > 1).any() else ""
+    passes = " (a step of the guided base is two passes)" if (results["guidance"] > 1).any() else ""
     figure.supxlabel(f"sampling steps{passes}", fontsize=9)
     _legend(figure, axes[0])
     save_figure(figure, path)

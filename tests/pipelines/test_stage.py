@@ -1,0 +1,80 @@
+"""Outputs are whole or absent, and what the reader sees of a failure is one line."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from ufogen import config
+from ufogen.errors import UserError
+from ufogen.files import HASHES, altered, csv_text, sha256
+from ufogen.pipelines import stage as common
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_publish_keeps_the_old_output_when_writing_fails(tmp_path: Path):
+    target = tmp_path / "out"
+    with common.publish(target) as folder:
+        (folder / "file").write_text("old")
+    with pytest.raises(RuntimeError), common.publish(target) as folder:
+        (folder / "file").write_text("half")
+        raise RuntimeError
+    assert (target / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError("Not enough free space to write 5 bytes after offset 128"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_full_disk_is_one_clear_line(error: Exception, monkeypatch: pytest.MonkeyPatch):
+    def stage(c: config.Config) -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["stage", "--params", str(ROOT / "params.yaml"), "threads=1"])
+    with pytest.raises(SystemExit, match=r"^error: cannot write an output: .*make room") as stopped:
+        common.run(stage)
+    assert "\n" not in str(stopped.value)
+
+
+def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch):
+    def stage(c: config.Config) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(sys, "argv", ["stage", "--params", str(ROOT / "params.yaml"), "threads=1"])
+    with pytest.raises(RuntimeError, match="a bug"):
+        common.run(stage)
+
+
+def test_too_little_space_names_folder_and_need(tmp_path: Path):
+    with pytest.raises(UserError, match="MiB free, 1073741824 MiB needed"):
+        common.require_space(tmp_path, 1 << 50)
+
+
+def test_a_table_has_all_columns_in_order_and_refuses_values_of_no_column():
+    assert csv_text(("b", "a"), [{"a": 1, "b": 2}, {"a": 3}]) == "b,a\n2,1\n,3\n"
+    with pytest.raises(ValueError, match="c"):
+        csv_text(("a",), [{"a": 1, "c": 2}])
+
+
+@pytest.mark.parametrize("harm", ["change", "remove"])
+def test_changed_and_missing_weights_count_as_altered(harm: str, tmp_path: Path):
+    for part in ("unet", "vae"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "weights.safetensors").write_bytes(part.encode())
+    record = {f"{part}/weights.safetensors": sha256(tmp_path / part / "weights.safetensors") for part in ("unet", "vae")}
+    assert altered(tmp_path) == []  # without a record
+    (tmp_path / HASHES).write_text(json.dumps(record))
+    assert altered(tmp_path) == []
+    path = tmp_path / "vae/weights.safetensors"
+    path.write_bytes(b"other") if harm == "change" else path.unlink()
+    assert altered(tmp_path) == altered(tmp_path, "vae") == [path] and altered(tmp_path, "unet") == []
