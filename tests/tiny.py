@@ -17,6 +17,7 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from tests.settings import make_objective, make_trainer
 from ufogen import config
 from ufogen.base.architectures import ARCHITECTURES
 from ufogen.base.models import make_scheduler
@@ -69,16 +70,17 @@ def batch(step: int, n: int = 4) -> EncodedBatch:
 
 def trainer(**changes) -> config.Trainer:
     defaults = {"updates": 4, "batch_size": 4, "warmup": 0, "generator_learning_rate": 1e-3, "decay": "constant"}
-    return config.Trainer(**defaults | {"discriminator_learning_rate": 1e-3, "ema_decay": 0.5} | changes)
+    return make_trainer(**defaults | {"discriminator_learning_rate": 1e-3, "ema_decay": 0.5} | changes)
 
 
 def task(objective: config.Objective | None = None, seed: int = 0, lora: tuple[int, int] = (0, 0), **changes) -> DiffusionGAN:
     """A diffusion-GAN on tiny networks, with adapters of the ranks `lora`; `changes` go to the trainer's settings."""
+    objective = objective or make_objective()
     generator, discriminator = make_networks(unet(seed), schedule(), "epsilon", objective)
     for network, rank in zip((generator, discriminator), lora, strict=True):
         if rank:
             add_lora(network, rank)
-    return DiffusionGAN(generator, discriminator, schedule(), objective or config.Objective(), trainer(**changes))
+    return DiffusionGAN(generator, discriminator, schedule(), objective, trainer(**changes))
 
 
 def pipeline(seed: int = 0) -> StableDiffusionPipeline:

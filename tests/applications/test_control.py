@@ -10,6 +10,7 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline, T2IAdapter
 
 from tests import tiny
+from tests.settings import configured
 from ufogen import config
 from ufogen.applications.control import (
     KINDS,
@@ -56,7 +57,7 @@ def control(kind: str, seed: int = 1, trained: bool = False) -> torch.nn.Module:
 
 
 def task(kind: str, seed: int = 1, **changes) -> ControlTask:
-    settings = config.Applications(**{"warmup": 0, "timesteps": "cubic"} | changes)
+    settings = configured(applications={"warmup": 0, "timesteps": "cubic"} | changes).applications
     training = config.ControlTraining(updates=RUN["updates"], learning_rate=3e-3)
     return ControlTask(
         control(kind, seed), tiny.unet(), settings, training, tiny.schedule(), "epsilon", torch.zeros(tiny.TOKENS, tiny.WIDTH)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from ufogen import config
+from tests.settings import configured
 from ufogen.base.autoencoder import decode_latents, encode_images, to_model_range
 from ufogen.base.decoder import DecoderTask, PatchDiscriminator
 from ufogen.base.models import build_autoencoder
@@ -16,8 +16,8 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3), dtype=np.uint8)
 
 def make_task(**settings) -> DecoderTask:
     torch.manual_seed(0)
-    model = build_autoencoder(config.Autoencoder(channels=[8, 8, 16]))
-    task = DecoderTask(model, config.Decoder(warmup=0, **settings))
+    made = configured(pretrain={"autoencoder": {"channels": [8, 8, 16]}, "decoder": {"warmup": 0} | settings}).pretrain
+    task = DecoderTask(build_autoencoder(made.autoencoder), made.decoder)
     task.prepare(Accelerator(cpu=True))
     return task
 

@@ -20,7 +20,7 @@ from tests import tiny
 from tests.base import spoiled
 from tests.base.spoiled import change, linked_copy
 from tests.original import save_original
-from ufogen import config
+from tests.settings import configured, make_base, make_objective
 from ufogen.base.architectures import ARCHITECTURES
 from ufogen.base.autoencoder import encode_images
 from ufogen.base.loading import load_checkpoint
@@ -84,7 +84,7 @@ def test_architectures_have_the_published_numbers_of_parameters(family, unet, te
 
 def test_both_layouts_give_the_checkpoint_as_it_is(checkpoint):
     source, expected, folder, file = checkpoint
-    for base in (config.Base(source, str(folder)), config.Base(source, str(file), config=str(folder))):
+    for base in (make_base(source, str(folder)), make_base(source, str(file), config=str(folder))):
         found = load_checkpoint(base)
         for part in WEIGHTS:
             assert torch.equal(tiny.flat(getattr(found, part)), tiny.flat(getattr(expected, part)))
@@ -100,14 +100,14 @@ def test_both_layouts_give_the_checkpoint_as_it_is(checkpoint):
 
 def test_checkpoint_trains_and_samples_in_stock_diffusers(checkpoint, tmp_path, monkeypatch):
     source, _, _, file = checkpoint
-    c = config.Config(base=config.Base(source, str(file), config=str(file.parent / "diffusers")))
+    c = configured(base=make_base(source, str(file), config=str(file.parent / "diffusers")))
     monkeypatch.chdir(tmp_path)
     initialize.main(c)
     base = load_base(tmp_path / "artifacts/base")
     schedule, kind = Schedule.from_scheduler(base.scheduler), base.scheduler.config.prediction_type
     torch.manual_seed(0)
-    generator, discriminator = make_networks(base.unet, schedule, kind)
-    task = DiffusionGAN(generator, discriminator, schedule, config.Objective(), tiny.trainer())
+    generator, discriminator = make_networks(base.unet, schedule, kind, make_objective())
+    task = DiffusionGAN(generator, discriminator, schedule, make_objective(), tiny.trainer())
     task.prepare(Accelerator(cpu=True))
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     prompt_embeds = encode_text(PROMPTS[:2], base.text_encoder, base.tokenizer)
@@ -134,7 +134,7 @@ def test_hub_id_is_read_from_the_cache(sd15, tmp_path, monkeypatch):
     (home / "refs/main").write_text("0" * 40)
     shutil.copytree(sd15, home / "snapshots" / ("0" * 40), copy_function=os.link)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    found = load_checkpoint(config.Base("sd15", "some/checkpoint"))
+    found = load_checkpoint(make_base("sd15", "some/checkpoint"))
     assert torch.equal(tiny.flat(found.unet), tiny.flat(tiny.stable_diffusion("sd15").unet))
     refused("base.path other/checkpoint is not in the hub cache and cannot be fetched", path="other/checkpoint")
 
@@ -146,7 +146,7 @@ def test_pickled_weights_need_permission(copy):
         file.unlink()
         torch.save(weights, copy / part / f"{stem}.bin")
     refused("only pickled weights in unet.*base.allow_pickle=true", path=str(copy))
-    found = load_checkpoint(config.Base("sd15", str(copy), allow_pickle=True))
+    found = load_checkpoint(make_base("sd15", str(copy), allow_pickle=True))
     assert torch.equal(tiny.flat(found.text_encoder), tiny.flat(tiny.stable_diffusion("sd15").text_encoder))
 
 
@@ -156,7 +156,7 @@ def test_half_precision_weights_become_single(copy):
         weights = {name: value.half() if value.is_floating_point() else value for name, value in load_file(file).items()}
         file.unlink()
         save_file(weights, file, metadata={"format": "pt"})
-    found = load_checkpoint(config.Base("sd15", str(copy)))
+    found = load_checkpoint(make_base("sd15", str(copy)))
     assert {next(getattr(found, part).parameters()).dtype for part in WEIGHTS} == {torch.float32}
 
 

@@ -18,8 +18,8 @@ from tests import tiny
 from tests.base import spoiled
 from tests.base.spoiled import change, linked_copy
 from tests.original import save_original
+from tests.settings import PLAIN, configured, make_base, make_data, make_objective
 from tests.shard_files import Pair, write_shard
-from ufogen import config
 from ufogen.base.architectures import ARCHITECTURES
 from ufogen.base.loading import SDXL_WEIGHTS, load_checkpoint
 from ufogen.base.text import Conditioning, encode_nothing, encode_prompts, text_encoders
@@ -135,7 +135,7 @@ def test_base_is_the_stock_pipeline(pipeline, guidance):
 def test_mismatched_captions_roll_pooled_states_with_the_token_states(pipeline):
     schedule = Schedule.from_scheduler(pipeline.scheduler)
     networks = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)  # what is drawn does not depend on them
-    task = DiffusionGAN(*networks, schedule, config.Objective(mismatched_share=0.5), tiny.trainer(batch_size=4))
+    task = DiffusionGAN(*networks, schedule, make_objective(mismatched_share=0.5), tiny.trainer(batch_size=4))
     task.accelerator = Accelerator(cpu=True)
     batch = tiny.batch(0)
     batch.prompt_embeds, batch.pooled_prompt_embeds = asked(3, 4).prompt_embeds, asked(3, 4).pooled_prompt_embeds
@@ -173,10 +173,10 @@ def test_shards_to_a_one_step_model_in_stock_diffusers(published, tmp_path, monk
     for s in range(2):
         pairs = [Pair(100 * s + i, (40, 36 + i), ("a noun", "a red noun", "glasses")[i]) for i in range(3)]
         write_shard(Path(f"shards/{s:05d}.tar"), pairs)
-    c = config.Config(
-        device="cpu", threads=1, base=config.Base("sdxl", str(published / "sdxl")),
-        data=config.Data(source="webdataset", path="shards", workers=1, encode_batch_size=3),
-        objective=config.Objective(mismatched_share=0.5, r1_weight=0.1, r1_interval=1),
+    c = configured(
+        device="cpu", threads=1, base=make_base("sdxl", str(published / "sdxl")),
+        data=make_data(source="webdataset", path="shards", workers=1, encode_batch_size=3),
+        objective=make_objective(mismatched_share=0.5, r1_weight=0.1, r1_interval=1),
         trainer=tiny.trainer(updates=2, batch_size=2, keep="last"),
     )  # fmt: skip
     initialize.main(c)
@@ -236,7 +236,7 @@ def test_nouns_are_encoded_with_pooled_states(pipeline, tmp_path, monkeypatch):
     pairs = Pairs(images, ["a noun", "red", ""], np.zeros((3, 5)), np.zeros((3, 5)))
     monkeypatch.setattr(encode, "read_pairs", lambda folder: pairs)
     pipeline.save_pretrained("artifacts/base")
-    encode.main(config.Config(device="cpu", threads=1))
+    encode.main(configured(device="cpu", threads=1))
     data, text = Encoded("artifacts/encoded", 3, seed=0), encode_prompts(pairs.captions, text_encoders(pipeline))
     assert torch.equal(data(0).pooled_prompt_embeds, text.pooled_prompt_embeds.half()) and torch.equal(
         data(0).prompt_embeds, text.prompt_embeds.half()
@@ -256,7 +256,7 @@ def test_autoencoder_that_overflows_stays_in_single_precision():
 def test_encoder_keeps_it_so_in_half_precision(pipeline):
     pair = Decoded(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8), "a red noun", (0, 0))
     single, half = (
-        Encoder(pipeline, config.Data(encode_precision=precision), 0, "cpu").encode([pair]) for precision in ("no", "bf16")
+        Encoder(pipeline, make_data(encode_precision=precision), 0, "cpu").encode([pair]) for precision in ("no", "bf16")
     )
     assert torch.equal(single.latents, half.latents) and not torch.equal(single.prompt_embeds, half.prompt_embeds)
 
@@ -267,7 +267,7 @@ def test_encoder_keeps_it_so_in_half_precision(pipeline):
 def test_single_file_gives_the_checkpoint_as_it_is(pipeline, published, tmp_path):
     file = tmp_path / "one.safetensors"
     save_original(pipeline, file)
-    found = load_checkpoint(config.Base("sdxl", str(file), config=str(published / "sdxl")))
+    found = load_checkpoint(make_base("sdxl", str(file), config=str(published / "sdxl")))
     for part in SDXL_WEIGHTS:
         expected = getattr(pipeline, part).state_dict()
         weights = getattr(found, part).state_dict()
@@ -284,7 +284,7 @@ def test_single_file_gives_the_checkpoint_as_it_is(pipeline, published, tmp_path
 def test_another_family_is_refused(published):
     refused("second text encoder, as SDXL has; Stable Diffusion 1 is needed", source="sd15", path=str(published / "sdxl"))
     refused("is a StableDiffusionPipeline; a StableDiffusionXLPipeline is needed", path=str(published / "sd15"))
-    assert isinstance(load_checkpoint(config.Base("diffusers", str(published / "sdxl"))), StableDiffusionXLPipeline)
+    assert isinstance(load_checkpoint(make_base("diffusers", str(published / "sdxl"))), StableDiffusionXLPipeline)
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"])
@@ -326,8 +326,8 @@ def test_applications_refuse_it(pipeline):
 
 def test_plan_counts_what_a_real_update_has(published):
     """Of the tiny checkpoint, as of a real one: the U-Net with its embedding of sizes, a head for D, and both encoders."""
-    base = config.Base("diffusers", str(published / "sdxl"))
-    report, made = make_plan(config.Config(base=base, trainer=tiny.trainer())), load_base(published / "sdxl")
+    base = make_base("diffusers", str(published / "sdxl"))
+    report, made = make_plan(configured(base=base, objective=PLAIN, trainer=tiny.trainer())), load_base(published / "sdxl")
     found, count = report["parameters"], {name: tiny.flat(getattr(made, name)).numel() for name in SDXL_WEIGHTS}
     assert found["generator"] == count["unet"]
     assert [found[name] for name in ("vae", "text_encoder", "text_encoder_2")] == [

@@ -8,6 +8,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from tests import tiny
+from tests.settings import make_objective
 from ufogen.base.models import SCHEDULE
 from ufogen.diffusion.losses import discriminator_loss, r1_penalty
 from ufogen.diffusion.networks import Discriminator, Generator, frozen, make_networks
@@ -113,7 +114,7 @@ def test_discriminator_heeds_the_noise_level_and_takes_clean_data_for_timestep_0
 def test_base_is_left_untouched():
     base = tiny.unet()
     before, names = copy.deepcopy(base.state_dict()), set(base.state_dict())
-    generator, discriminator = make_networks(base, tiny.schedule(), "epsilon")
+    generator, discriminator = make_networks(base, tiny.schedule(), "epsilon", make_objective())
     for network in (generator, discriminator):
         with torch.no_grad():
             for parameter in network.parameters():
@@ -125,7 +126,7 @@ def test_base_is_left_untouched():
 
 def test_both_networks_start_as_copies_of_the_base():
     base = tiny.unet().state_dict()
-    generator, discriminator = make_networks(tiny.unet(), tiny.schedule(), "epsilon")
+    generator, discriminator = make_networks(tiny.unet(), tiny.schedule(), "epsilon", make_objective())
     assert all(torch.equal(value, base[name]) for name, value in generator.unet.state_dict().items())
     differing = {name for name, value in discriminator.unet.state_dict().items() if not torch.equal(value, base[name])}
     assert differing == {"conv_out.weight", "conv_out.bias"}

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.settings import configured
 from ufogen import config
 from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import make_pairs
@@ -23,7 +24,7 @@ METHODS = [("ufogen", "renoise", 1), ("ufogen", "renoise", 2), ("base", "ddim", 
 
 @pytest.fixture
 def settings() -> config.Config:
-    return config.build(config.Config, {"sampler": {"grid_prompts": 4}})
+    return configured(sampler={"grid_prompts": 4})
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from PIL import Image
 from torch.multiprocessing import ProcessExitedException, start_processes
 
 from tests import tiny, tiny_coco
+from tests.settings import configured
 from ufogen import config, files
 from ufogen.errors import UserError
 from ufogen.evaluation import clip_score, inception, shards
@@ -54,7 +55,7 @@ def settings(parts, tmp_path, monkeypatch) -> config.Config:
         "inception_weights": str(parts / "inception.pth"), "clip": [str(parts / "clip")],
     }  # fmt: skip
     few = {"kid_subset_size": 4, "kid_subsets": 3, "latency_batch_size": 2, "latency_repeats": 1}
-    return config.build(config.Config, {"device": "cpu", "threads": 1, "coco": coco, "evaluation": few})
+    return configured(device="cpu", threads=1, coco=coco, evaluation=few)
 
 
 @pytest.fixture
@@ -200,7 +201,7 @@ def wrong_inception(parts: Path, tmp_path: Path) -> dict:
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"size": config.CocoSize(val2017=N + 1)}, "8 COCO prompts wanted; allowed: at most the 7 images"),
+        ({"size": config.CocoSize(val2017=N + 1, val2014=N)}, "8 COCO prompts wanted; allowed: at most the 7 images"),
         ({"split": "val2014"}, r"captions_val2014\.json cannot be read: .*unpack annotations"),
         ({"methods": ["ufogen", "euler"]}, "parameter coco.methods has 'euler'; allowed: ufogen, ddim, dpm"),
         ({"base": "absent"}, "parameter coco.base: absent is not a diffusers folder"),

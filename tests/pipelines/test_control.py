@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ufogen import config
+from tests.settings import configured
 from ufogen.pipelines.applications import control_evaluate, control_train
 
 
@@ -18,7 +18,7 @@ def test_gain_is_the_difference_to_the_same_method_without_control():
 
 
 def test_every_method_is_measured_without_and_with_each_control():
-    rows = control_evaluate.rows(config.Config())
+    rows = control_evaluate.rows(configured())
     assert [(row.method, row.steps) for row in rows[::3]] == [("ufogen", 1), ("base", 25)]
     assert len({row.name for row in rows}) == len(rows) == 6
 
@@ -31,11 +31,11 @@ def test_network_is_trained_again_only_where_its_own_settings_change(tmp_path, m
     (tmp_path / "base" / "unet" / "weights.safetensors").write_bytes(b"1")
 
     def identities(**changes) -> list[str]:
-        settings = config.Config(applications=config.Applications(**changes))
+        settings = configured(applications=changes)
         return [control_train.run_identity(settings, kind) for kind in ("controlnet", "adapter")]
 
     first = identities()
-    longer = identities(controlnet=config.ControlTraining(updates=7))
+    longer = identities(controlnet={"updates": 7})
     assert longer[0] != first[0] and longer[1] == first[1] != first[0]
     assert identities(samples=5, scale=2.0, checkpoint_every=1) == first
     assert set(identities(timesteps="uniform")).isdisjoint(first)

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 
 from tests import tiny
+from tests.settings import configured
 from tests.shard_files import Pair, write_shard
 from ufogen import config
 from ufogen.base.autoencoder import to_model_range
@@ -47,8 +48,8 @@ def settings(place: Path, n: int = 3, broken: bool = False, **changes) -> config
     for s in range(n):
         pairs = [Pair(100 * s + i, (20 + i, 18), WORDS[(s + i) % 5], broken=broken and i == 1) for i in range(SIZE)]
         write_shard(folder / f"{s:05d}.tar", pairs)
-    data = config.Data(**{"source": "webdataset", "path": str(folder), "workers": 1, "encode_batch_size": 3} | changes)
-    return config.Config(device="cpu", threads=1, data=data, trainer=config.Trainer(batch_size=4))
+    data = {"source": "webdataset", "path": str(folder), "workers": 1, "encode_batch_size": 3} | changes
+    return configured(device="cpu", threads=1, data=data, trainer={"batch_size": 4})
 
 
 def arrays(folder: str | Path) -> dict[str, bytes]:
@@ -193,7 +194,7 @@ def test_processes_share_the_global_batch(place, cache):
     encode.main(c)
     shares = []
     for rank in (0, 1):
-        part = config.Config(device="cpu", data=c.data, trainer=config.Trainer(batch_size=2))
+        part = configured(device="cpu", data=c.data, trainer={"batch_size": 2})
         accelerator = SimpleNamespace(process_index=rank, num_processes=2, device="cpu", wait_for_everyone=lambda: None)
         shares.append(open_training_data(part, accelerator, load_base("artifacts/base")))
     whole = open_training_data(c, Accelerator(cpu=True), load_base("artifacts/base"))
@@ -212,7 +213,7 @@ def test_prepare_writes_what_is_left_of_the_shards(place):
 
 
 def test_coco_is_no_training_data(place):
-    c = config.Config(device="cpu", data=config.Data(source="coco"))
+    c = configured(device="cpu", data={"source": "coco"})
     for call in (lambda: encode.main(c), lambda: open_training_data(c, Accelerator(cpu=True), None)):
         with pytest.raises(UserError, match=r"data\.source is coco.*allowed for training: nouns, webdataset"):
             call()

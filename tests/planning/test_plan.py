@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests import tiny
+from tests.settings import PLAIN, configured, make_base, make_objective, make_trainer
 from ufogen import config
 from ufogen.app import cli
 from ufogen.diffusion.losses import r1_penalty
@@ -46,7 +47,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def settings(folder: Path, **trainer) -> config.Config:
-    return config.Config(processes=2, base=config.Base("diffusers", str(folder)), trainer=tiny.trainer(**trainer))
+    return configured(processes=2, base=make_base("diffusers", folder), objective=PLAIN, trainer=tiny.trainer(**trainer))
 
 
 # activations
@@ -70,7 +71,7 @@ def kept_by_a_run(run: Callable[[], Tensor], *networks: nn.Module) -> int:
 def test_activations_are_those_of_a_run_on_the_cpu(networks, half):
     with FAKE:
         expected = activations(networks, half)
-    generator, discriminator = make_networks(tiny.unet(), tiny.schedule(), "epsilon")
+    generator, discriminator = make_networks(tiny.unet(), tiny.schedule(), "epsilon", make_objective())
     x, states = tiny.latents(BATCH), tiny.prompt_embeds(BATCH)
     t = torch.full((BATCH,), 500)
 
@@ -193,7 +194,7 @@ def test_flops_of_a_convolution_and_a_linear_layer_in_closed_form():
 def test_flops_are_those_of_a_run_on_the_cpu(networks):
     with FAKE:
         found = flops(networks)
-    generator, discriminator = make_networks(tiny.unet(), tiny.schedule(), "epsilon")
+    generator, discriminator = make_networks(tiny.unet(), tiny.schedule(), "epsilon", make_objective())
     generator.unet.set_attn_processor(AttnProcessor())
     x, t, states = tiny.latents(1), torch.full((1,), 500), tiny.prompt_embeds(1)
     with FlopCounterMode(display=False) as of_g:
@@ -207,7 +208,7 @@ def test_flops_are_those_of_a_run_on_the_cpu(networks):
 def test_flops_of_an_update_follow_the_intervals():
     found = {"generator_forward": 1, "generator_backward": 2, "discriminator_forward": 2, "discriminator_backward": 4}
     found |= {"discriminator_for_generator": 2, "penalty": 6}
-    objective, trainer = config.Objective(r1_interval=16), config.Trainer()
+    objective, trainer = make_objective(r1_interval=16), make_trainer()
     assert plan.flops_an_item(found, objective, trainer) == 1 + (6 + 6 / 16) + (2 + 2)
     trainer.discriminator_interval, objective.r1_weight = 2, 0.0
     assert plan.flops_an_item(found, objective, trainer) == 1 + 6 / 2 + (2 + 2)

@@ -4,20 +4,19 @@ import csv
 import itertools
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from PIL import Image
 from scipy.linalg import sqrtm
 from scipy.stats import entropy
 from torch import nn
 
-from ufogen import config
+from tests.settings import make_toy
 from ufogen.base.models import SCHEDULE
 from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
@@ -25,11 +24,12 @@ from ufogen.figures import toy as figures
 from ufogen.pipelines.ablations import toy_arms as toy_arms
 from ufogen.pipelines.toy import measure as stage
 from ufogen.toy import mixture, networks
-from ufogen.toy.settings import DDGAN, SIDDM, UFOGEN, Method, Toy, check
+from ufogen.toy.settings import Method, Toy
 from ufogen.toy.train import Arm, make_schedule
 
 ROOT = Path(__file__).parents[2]
 TINY = {"updates": 6, "batch_size": 8, "width": 8, "seeds": 2, "samples": 60, "transport_samples": 25, "r1_interval": 2}
+DDGAN, SIDDM, UFOGEN = make_toy().methods
 METHODS = pytest.mark.parametrize("method", [DDGAN, SIDDM, UFOGEN], ids=lambda method: method.name)
 
 
@@ -180,7 +180,7 @@ def test_timesteps_have_features_of_their_own():
 
 
 def arm(method: Method, steps: int = 4, seeds: tuple[int, ...] = (0, 1), **changes) -> Arm:
-    trained = Arm(method, steps, Toy(**TINY | changes), list(seeds))
+    trained = Arm(method, steps, make_toy(**TINY | changes), list(seeds))
     trained.train()
     return trained
 
@@ -244,7 +244,7 @@ class Oracle:
     ("trained", "steps", "timesteps"), [(1, 1, [999]), (4, 1, [999]), (4, 2, [999, 499]), (8, 3, [999, 624, 374])]
 )
 def test_sampling_asks_at_trained_timesteps_and_ends_at_the_generators_answer(method, trained, steps, timesteps):
-    sampler = Arm(method, trained, Toy(**TINY), [0, 1])
+    sampler = Arm(method, trained, make_toy(**TINY), [0, 1])
     sampler.average = Oracle()
     samples = sampler.sample(steps, 400)
     assert samples.shape == (2, 400, 2)
@@ -256,7 +256,7 @@ def test_sampling_asks_at_trained_timesteps_and_ends_at_the_generators_answer(me
 def test_posterior_keeps_a_share_of_x_t_and_forward_none():
     x_t = torch.randn(4000, 2, generator=rng())
     for method, keeps in ((SIDDM, True), (UFOGEN, False)):
-        sampler = Arm(method, 8, Toy(**TINY, schedule="stable_diffusion"), [0, 1])
+        sampler = Arm(method, 8, make_toy(**TINY, schedule="stable_diffusion"), [0, 1])
         sampler.average = Oracle()
         sampler.sample(8, 4000)
         (_, first), (_, second) = sampler.average.asked[:2]
@@ -281,43 +281,33 @@ def test_some_hundred_updates_bring_samples_to_the_modes():
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        ({"trained_steps": [4, 3]}, "trained_steps has 3; allowed are divisors of 1000"),
-        ({"methods": [{"name": "a"}, {"name": "a"}]}, "methods has a name twice: a, a"),
-        ({"methods": [{"discriminator_input": "joint"}]}, "discriminator_input=joint with coupling=independent"),
+        ({"trained_steps": [4, 3]}, r"toy.trained_steps\[1\] is 3; allowed: divisors of 1000"),
+        ({"methods": [asdict(UFOGEN), asdict(UFOGEN)]}, r"toy.methods\[1\].name is 'ufogen'; allowed: a name that is not"),
+        (
+            {"methods": [asdict(UFOGEN) | {"discriminator_input": "joint"}]},
+            "coupling is 'independent'; allowed: chained, .*joint",
+        ),
     ],
 )
-def test_an_arm_that_cannot_be_is_an_error_before_any_work(tree, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    settings = config.build(Toy, tree)
+def test_an_arm_that_cannot_be_is_an_error_before_any_work(tree, message):
     with pytest.raises(UserError, match=message):
-        check(settings)
-    with pytest.raises(UserError, match=message):
-        stage.measure_all(settings)
-    assert not list(tmp_path.iterdir())
+        make_toy(**tree)
 
 
 def test_a_method_is_a_section_of_yaml():
-    tree = {
-        "methods": [{"name": "mine", "discriminator_input": "joint", "coupling": "chained", "latent": 0}],
-        "trained_steps": [2],
-    }
-    settings = config.build(Toy, tree)
-    assert settings.methods == [Method("mine", discriminator_input="joint", coupling="chained", latent=0)]
-    check(settings)
-    with pytest.raises(UserError, match=r"parametrisation"):
-        config.build(Toy, {"methods": [{"parametrisation": "forward"}]})
-
-
-def test_the_default_experiment_states_every_parameter():
-    tree = yaml.safe_load((ROOT / "experiments/toy/default.yaml").read_text())
-    assert tree == asdict(Toy())
+    mine = asdict(UFOGEN) | {"name": "mine", "discriminator_input": "joint", "coupling": "chained", "latent": 0}
+    settings = make_toy(methods=[mine], trained_steps=[2])
+    expected = replace(UFOGEN, name="mine", discriminator_input="joint", coupling="chained", latent=0)
+    assert settings.methods == [expected]
+    with pytest.raises(UserError, match=r"unknown parameter toy.methods\[0\].parametrisation"):
+        make_toy(methods=[mine | {"parametrisation": "forward"}])
 
 
 @pytest.fixture
 def finished(tmp_path, monkeypatch) -> Toy:
     """A tiny run of the stage in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    settings = Toy(**TINY, trained_steps=[1, 2])
+    settings = make_toy(**TINY, trained_steps=[1, 2])
     stage.measure_all(settings)
     return settings
 
@@ -388,22 +378,23 @@ def test_figures_are_drawn_and_again_the_same_bytes(finished, tmp_path):
 
 
 def test_the_claims_arms_differ_from_ufogen_in_what_their_name_says():
-    ufogen, trained = toy_arms.ARMS["ufogen"]
+    arms = toy_arms.arms(make_toy())
+    ufogen, trained = arms["ufogen"]
     changed = {
         name: {key for key, value in asdict(method).items() if value != asdict(ufogen)[key]} - {"name"}
-        for name, (method, steps) in toy_arms.ARMS.items()
+        for name, (method, steps) in arms.items()
     }
     assert changed["posterior"] == {"parameterization"}
     assert changed["x_s_chained"] == {"reconstruction", "coupling"}
     assert changed["siddm"] == changed["posterior"] | changed["x_s_chained"]
-    assert all(1000 // steps == int(name[2:]) for name, (_, steps) in toy_arms.ARMS.items() if name.startswith("k_"))
+    assert all(1000 // steps == int(name[2:]) for name, (_, steps) in arms.items() if name.startswith("k_"))
     assert not changed["lambda_10"] and toy_arms.WEIGHTS == {"lambda_10": 10}
     assert not changed["k_125"] and not changed["k_1000"] and trained == 4
 
 
 def test_finished_arms_of_the_claims_are_kept_and_seeds_are_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = Toy(**TINY)
+    settings = make_toy(**TINY)
     first = toy_arms.measured("k_125", [100, 101], settings)
     assert {(row["steps"], row["seed"]) for row in first} == {(1, 100), (1, 101), (8, 100), (8, 101)}
     monkeypatch.setattr(toy_arms, "Arm", None)  # nothing is trained again

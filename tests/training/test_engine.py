@@ -11,13 +11,14 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
 
 from tests import tiny
-from ufogen.config import Objective
+from tests.settings import make_objective
+from ufogen import config
 from ufogen.data.encoded import EncodedBatch
 from ufogen.randomness import Draws, torch_generator
 from ufogen.training.loop import make_accelerator
 
 GLOBAL_BATCH, UPDATES = 4, 20
-OBJECTIVE = Objective(
+OBJECTIVE = make_objective(
     timesteps="uniform", minimum_timestep=650, step_size=750, last_timestep_share=0.5, r1_weight=0.2, r1_interval=4
 )
 
@@ -27,7 +28,9 @@ def share(step: int, rank: int, processes: int) -> EncodedBatch:
     return EncodedBatch(*(x[rank * n : (rank + 1) * n] for x in (whole.latents, whole.prompt_embeds)))
 
 
-def run(path, updates: int = UPDATES, objective: Objective = OBJECTIVE, lora: tuple[int, int] = (0, 0), **changes) -> None:
+def run(
+    path, updates: int = UPDATES, objective: config.Objective = OBJECTIVE, lora: tuple[int, int] = (0, 0), **changes
+) -> None:
     """Train on this process's share; save the losses and weights. A forked process first forgets its parent's accelerator."""
     if torch.multiprocessing.parent_process():
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests import tiny
-from ufogen.config import Objective
+from tests.settings import make_objective
 from ufogen.diffusion.objective import DiffusionGAN
 from ufogen.errors import UserError
 from ufogen.training.loop import fit, make_accelerator
@@ -53,7 +53,7 @@ def state(task: DiffusionGAN) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("engine", [{}, {"accumulation": 2, "ema_device": "cpu", "lora": (2, 2)}], ids=["default", "adapters"])
 def test_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path, engine):
     changes = {"warmup": 2, "decay": "cosine", "updates": RUN["updates"]} | engine
-    objective = Objective(r1_interval=2)
+    objective = make_objective(r1_interval=2)
 
     def stopping(step):
         if step == 3:

@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from tests import tiny
-from ufogen.config import Objective
+from tests.settings import make_objective
 from ufogen.diffusion.networks import trainable
 from ufogen.diffusion.objective import DiffusionGAN
 from ufogen.inference.export import export_pipeline
@@ -17,7 +17,7 @@ from ufogen.training.lora import save_generator
 
 
 def trained(lora: tuple[int, int] = (2, 2), updates: int = 3, **objective) -> DiffusionGAN:
-    task = tiny.task(Objective(r1_interval=2, **objective), lora=lora)
+    task = tiny.task(make_objective(r1_interval=2, **objective), lora=lora)
     task.prepare(make_accelerator("cpu", "no"))
     for step in range(updates):
         task.update(tiny.batch(step), step, Draws(torch_generator("cpu", 0, "test", step)))

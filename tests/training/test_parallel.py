@@ -14,8 +14,8 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 from tests import tiny
+from tests.settings import make_trainer
 from tests.training.test_engine import OBJECTIVE, share
-from ufogen.config import Trainer
 from ufogen.diffusion.objective import DiffusionGAN
 from ufogen.errors import UserError
 from ufogen.planning import plan
@@ -185,8 +185,8 @@ def test_each_process_holds_its_share(folder, name, mode):
 )
 def test_settings_that_do_not_go_with_sharding_are_user_errors(changes, processes, message):
     with pytest.raises(UserError, match=message):
-        check(Trainer(sharding="zero2", **changes), SimpleNamespace(num_processes=processes))
-    check(Trainer(sharding="none", **changes), SimpleNamespace(num_processes=processes))
+        check(make_trainer(sharding="zero2", **changes), SimpleNamespace(num_processes=processes))
+    check(make_trainer(sharding="none", **changes), SimpleNamespace(num_processes=processes))
 
 
 def test_one_process_is_refused_before_anything_is_divided():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from ufogen import config
+from tests.settings import configured, make_objective, make_trainer
 from ufogen.base.models import build_denoiser, make_scheduler
 from ufogen.base.text import MAX_LENGTH, WIDTH
 from ufogen.data.encoded import EncodedBatch
@@ -35,8 +35,9 @@ def test_update_costs_at_most_its_own_passes_and_three_tenths():
     real and fake in one batch, D forward and backward to its input for G."""
     torch.manual_seed(0)
     schedule = Schedule.from_scheduler(make_scheduler("epsilon"))
-    generator, discriminator = make_networks(build_denoiser(config.Denoiser()), schedule, "epsilon")
-    task = DiffusionGAN(generator, discriminator, schedule, config.Objective(r1_weight=0), config.Trainer(batch_size=BATCH))
+    objective = make_objective(r1_weight=0)
+    generator, discriminator = make_networks(build_denoiser(configured().pretrain.denoiser), schedule, "epsilon", objective)
+    task = DiffusionGAN(generator, discriminator, schedule, objective, make_trainer(batch_size=BATCH))
     task.prepare(Accelerator(cpu=True))
     batch = EncodedBatch(torch.randn(BATCH, 4, 8, 8), torch.randn(BATCH, MAX_LENGTH, WIDTH))
     x, t, prompt_embeds = batch.latents, torch.full((BATCH,), 500), batch.prompt_embeds

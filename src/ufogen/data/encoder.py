@@ -14,9 +14,8 @@ from ufogen.base.text import encode_prompts, text_encoders
 from ufogen.data.crops import CENTER, read_rgb, square
 from ufogen.data.encoded import EncodedBatch
 from ufogen.data.shards import Shard
+from ufogen.precision import DTYPES, resolve_precision
 from ufogen.randomness import numpy_generator, torch_generator
-
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -46,9 +45,9 @@ class Encoder:
         self.kinds = (
             ("latents", "prompt_embeds", "pooled_prompt_embeds") if len(self.text) > 1 else ("latents", "prompt_embeds")
         )  # of a batch
-        half = settings.encode_precision != "no"
+        self.precision = resolve_precision(settings.encode_precision, device)
         # SDXL's autoencoder overflows in float16; that flag is SDXL's, other pipelines of diffusers disregard it
-        self.half_vae = half and not (len(self.text) > 1 and self.vae.config.force_upcast)
+        self.half_vae = self.precision != "no" and not (len(self.text) > 1 and self.vae.config.force_upcast)
         self.settings, self.seed = settings, seed
         self.resolution = settings.resolution or base.unet.config.sample_size * base.vae_scale_factor
 
@@ -63,12 +62,11 @@ class Encoder:
         """Latents, a sample of the autoencoder's Gaussian each, and text's prompt_embeds, float16 on the encoder's device."""
         latents, prompt_embeds, pooled_prompt_embeds = [], [], []
         device, size = self.vae.device, self.settings.encode_batch_size
-        precision = self.settings.encode_precision
         for start in range(0, len(pairs), size):
             part = pairs[start : start + size]
-            with torch.autocast(device.type, DTYPES[precision], enabled=self.half_vae):
+            with torch.autocast(device.type, DTYPES[self.precision], enabled=self.half_vae):
                 posterior = self.vae.encode(to_model_range(np.stack([p.image for p in part]), device)).latent_dist
-            with torch.autocast(device.type, DTYPES[precision], enabled=precision != "no"):
+            with torch.autocast(device.type, DTYPES[self.precision], enabled=self.precision != "no"):
                 text = encode_prompts([p.caption for p in part], self.text)
             noise = torch.stack([self._noise(p.key, posterior.mean.shape[1:]) for p in part]).to(device)
             latent = posterior.mean.float() + posterior.std.float() * noise  # (b, c, h, w)

@@ -120,10 +120,9 @@ def make_networks(
     unet: UNet2DConditionModel,
     schedule: Schedule,
     prediction_type: str,
-    objective: config.Objective | None = None,
+    objective: config.Objective,
 ) -> tuple[Generator, Discriminator]:
     """Both networks from copies of one pretrained denoiser, which is left as it is, or one or both from scratch."""
-    objective = objective or config.Objective()
 
     def network(init: str) -> UNet2DConditionModel:
         return (copy.deepcopy(unet) if init == "base" else UNet2DConditionModel.from_config(unet.config)).train()

@@ -27,7 +27,6 @@ from ufogen.data.encoded import EncodedBatch
 from ufogen.diffusion import losses
 from ufogen.diffusion.networks import Discriminator, Generator, frozen, trainable
 from ufogen.diffusion.schedule import CLEAN, Schedule
-from ufogen.errors import UserError
 from ufogen.randomness import Draws
 from ufogen.training import parallel as sharding
 from ufogen.training.learning_rate import learning_rate, set_learning_rate
@@ -74,18 +73,7 @@ class DiffusionGAN:
         objective: config.Objective,
         trainer: config.Trainer,
     ):
-        steps = schedule.num_timesteps
-        if not 1 <= objective.step_size <= steps:
-            raise UserError(f"parameter objective.step_size is {objective.step_size}; allowed: 1 ... {steps}")
-        if objective.minimum_timestep >= steps:
-            raise UserError(f"parameter objective.minimum_timestep is {objective.minimum_timestep}; allowed: 0 ... {steps - 1}")
-        if objective.step_size_max and not objective.step_size <= objective.step_size_max <= steps:
-            raise UserError(
-                f"parameter objective.step_size_max is {objective.step_size_max}; allowed: 0, {objective.step_size} ... {steps}"
-            )
-        for name in ("last_timestep_share", "mismatched_share"):
-            if getattr(objective, name) > 1:
-                raise UserError(f"parameter objective.{name} is {getattr(objective, name)}; allowed: 0 ... 1")
+        config.check_timesteps(objective, schedule.num_timesteps)
         self.generator, self.discriminator, self.schedule = generator, discriminator, schedule
         self.objective, self.trainer = objective, trainer
         self.trained = trainable(generator)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import warnings
@@ -18,6 +19,7 @@ from ufogen.errors import UserError
 from ufogen.files import publish as publish  # for the stages
 from ufogen.files import sha256 as sha256
 from ufogen.files import storage_failure, write_whole
+from ufogen.precision import resolve_precision, resolved
 
 ARTIFACTS = Path("artifacts")  # not in git
 RESULTS = Path("paper/results")  # in git
@@ -31,7 +33,7 @@ def run(stage: Callable[[config.Config], None]) -> None:
     arguments = parser.parse_args()
     _quiet()
     try:
-        settings = config.load(arguments.params, arguments.overrides)
+        settings = read(arguments.params, arguments.overrides)
         torch.set_num_threads(settings.threads)
         stage(settings)
     except UserError as error:
@@ -42,6 +44,15 @@ def run(stage: Callable[[config.Config], None]) -> None:
             raise
         reason = ": ".join(map(str, filter(None, failure)))
         sys.exit(_line(f"cannot write an output: {reason}; make room or choose another disk, then run the same command"))
+
+
+def read(params: str, overrides: list[str]) -> config.Config:
+    """The parameters, with every precision `auto` resolved for this machine, so that runs' identities and cards name it."""
+    given = config.load(params, overrides)
+    settings = resolved(given, given.device)
+    if settings is not given and os.environ.get("RANK", "0") == "0":
+        print(f"precision auto: {resolve_precision('auto', given.device)}", flush=True)
+    return settings
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -84,7 +84,8 @@ def make_plan(c: config.Config, gpus: int | None = None, gpu: str = "h100-80gb",
         raise UserError(f"{gpus} GPUs cannot share a batch of {together} evenly")
     if gpus == 1 and c.trainer.sharding != "none":
         raise UserError(f"parameter trainer.sharding is {c.trainer.sharding}; allowed with one GPU: none")
-    batch, half, card = together // gpus, c.trainer.precision != "no", GPUS[gpu]
+    precision = "bf16" if c.trainer.precision == "auto" else c.trainer.precision  # all of these cards compute in it
+    batch, half, card = together // gpus, precision != "no", GPUS[gpu]
     together *= c.trainer.accumulation
     parts = architecture(c.base)
     with FakeTensorMode():
@@ -99,7 +100,7 @@ def make_plan(c: config.Config, gpus: int | None = None, gpu: str = "h100-80gb",
     item = flops_an_item(counted, c.objective, c.trainer)
     rate = gpus * mfu * (card.half if half else card.single) / item
     report = {
-        "base": c.base.source, "latents": list(networks.shape), "tokens": networks.states[0], "precision": c.trainer.precision,
+        "base": c.base.source, "latents": list(networks.shape), "tokens": networks.states[0], "precision": precision,
         "gpus": gpus, "gpu": gpu, "gpu_bytes": card.memory, "batch": together, "batch_a_gpu": batch,
         "updates": c.trainer.updates, "parameters": counts, "state_bytes": states,
         "encoder_bytes": 4 * sum(counts.get(name, 0) for name in ("vae", "text_encoder", "text_encoder_2")),

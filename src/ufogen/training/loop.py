@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ufogen.errors import UserError
+from ufogen.precision import resolve_precision
 from ufogen.randomness import Draws, torch_generator
 from ufogen.training.checkpoint import Checkpoint
 
@@ -34,7 +35,7 @@ class Task(Protocol):
 def make_accelerator(device: str, precision: str) -> Accelerator:
     """An Accelerator on the device asked for.
 
-    Raises `UserError` where the device is not there, and for an engine that cannot train two networks.
+    A precision `auto` is resolved for the device. Raises `UserError` where the device is not there, and for an engine that cannot train two networks.
     """
     for engine in ("FSDP", "DeepSpeed", "Megatron_LM"):
         if parse_flag_from_env(f"ACCELERATE_USE_{engine.upper()}"):
@@ -43,6 +44,7 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
             )
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("parameter device is cuda, but torch sees no GPU: use device=auto or device=cpu")
+    precision = resolve_precision(precision, device)
     if precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
         raise UserError("precision fp16 needs a GPU: use bf16 or no")
     # said outright where there is no GPU: accelerate sets up several processes on the CPU only then

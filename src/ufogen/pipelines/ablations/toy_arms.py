@@ -12,11 +12,12 @@ from dataclasses import replace
 from tqdm import tqdm
 
 from ufogen import config
+from ufogen.errors import UserError
 from ufogen.files import csv_text
 from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, write_results
 from ufogen.pipelines.toy.measure import METRICS, ArmKey, fingerprint, reference
 from ufogen.toy import mixture
-from ufogen.toy.settings import SIDDM, UFOGEN, Method, Toy
+from ufogen.toy.settings import Method, Toy
 from ufogen.toy.train import Arm
 
 WEIGHTS = {"lambda_10": 10.0}  # of the reconstruction, times the toy's
@@ -24,15 +25,6 @@ RECORDS = ARTIFACTS / "ablations" / "toy"
 FIRST_SEED = 100
 FURTHER_SEED = 200
 FURTHER = ("siddm", "ufogen")  # with twice as many further seeds: a claim whose mean one diverging run left open
-ARMS: dict[str, tuple[Method, int]] = {  # name: method, trained denoising steps T = 1000 / k
-    "lambda_10": (Method("lambda_10"), 4),
-    "ufogen": (UFOGEN, 4),
-    "posterior": (Method("posterior", parameterization="posterior"), 4),
-    "siddm": (SIDDM, 4),
-    "x_s_chained": (Method("x_s_chained", reconstruction="x_s", coupling="chained"), 4),
-    "k_125": (UFOGEN, 8),
-    "k_1000": (UFOGEN, 1),
-}
 
 
 def main(c: config.Config) -> None:
@@ -41,18 +33,35 @@ def main(c: config.Config) -> None:
     An arm is the unit of resumption: what is finished is read from artifacts/ablations/toy.
     """
     n = c.ablations.toy_seeds
-    runs = [(name, range(FIRST_SEED, FIRST_SEED + n)) for name in ARMS]
+    runs = [(name, range(FIRST_SEED, FIRST_SEED + n)) for name in arms(c.toy)]
     runs += [(name, range(FURTHER_SEED, FURTHER_SEED + 2 * n)) for name in FURTHER]
     rows = [row for run in tqdm(runs, desc="arms in two dimensions") for row in measured(*run, c.toy)]
     write_results(RESULTS, {"toy_arms.csv": csv_text(list(rows[0]), rows)})
 
 
+def arms(settings: Toy) -> dict[str, tuple[Method, int]]:
+    """{name: method, trained denoising steps T = 1000 / k}. Raises `UserError` where toy.methods lacks one of the papers'."""
+    found = {method.name: method for method in settings.methods}
+    if missing := {"ufogen", "siddm"} - set(found):
+        raise UserError(f"parameter toy.methods has the names {', '.join(found)}; missing: {', '.join(sorted(missing))}")
+    ufogen = found["ufogen"]
+    return {
+        "lambda_10": (replace(ufogen, name="lambda_10"), 4),
+        "ufogen": (ufogen, 4),
+        "posterior": (replace(ufogen, name="posterior", parameterization="posterior"), 4),
+        "siddm": (found["siddm"], 4),
+        "x_s_chained": (replace(ufogen, name="x_s_chained", reconstruction="x_s", coupling="chained"), 4),
+        "k_125": (ufogen, 8),
+        "k_1000": (ufogen, 1),
+    }
+
+
 def measured(name: str, seeds: Sequence[int], settings: Toy) -> list[dict]:
     """The arm's rows: those on the disk where they are of these settings and this code, else trained and measured now."""
-    seeds, (method, trained) = list(seeds), ARMS[name]
+    seeds, (method, trained) = list(seeds), arms(settings)[name]
     weight = settings.reconstruction_weight * WEIGHTS.get(name, 1.0)
     settings = replace(settings, reconstruction_weight=weight)
-    identity = fingerprint(ArmKey(method, trained), replace(settings, seeds=seeds))
+    identity = fingerprint(ArmKey(method, trained), settings, seeds)
     path = RECORDS / (f"{name}.json" if seeds[0] == FIRST_SEED else f"{name}-{seeds[0]}.json")
     if path.is_file() and (record := json.loads(path.read_text()))["identity"] == identity:
         return record["rows"]

@@ -79,7 +79,10 @@ def main(c: config.Config) -> None:
     measure("real", None, np.array(asked.images[:n]))
 
     text = csv_text(COLUMNS, ({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in table))
-    card = {"rows": table, "definitions": DEFINITIONS, "sha256": {"generator": sha256(ARTIFACTS / "train" / "unet")}}
+    card = {
+        "rows": table, "definitions": DEFINITIONS, "precision": c.sampler.precision,
+        "sha256": {"generator": sha256(ARTIFACTS / "train" / "unet")},
+    }  # fmt: skip
     write_results(RESULTS, {"image_to_image.csv": text, "image_to_image.json": json.dumps(card, indent=1) + "\n"})
 
 

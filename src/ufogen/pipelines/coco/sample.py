@@ -17,7 +17,6 @@ from tqdm import tqdm
 from ufogen import config
 from ufogen.base.autoencoder import decode_latents
 from ufogen.base.text import Conditioning, encode_nothing, encode_prompts, text_encoders
-from ufogen.data.encoder import DTYPES
 from ufogen.diffusion.networks import Generator
 from ufogen.diffusion.sampling import sample_base, sample_generator
 from ufogen.diffusion.schedule import Schedule
@@ -27,6 +26,7 @@ from ufogen.evaluation.methods import Method
 from ufogen.inference.export import for_sampling, load_base
 from ufogen.pipelines.coco.common import blocks, methods, read_prompts, shard
 from ufogen.pipelines.stage import run, sha256
+from ufogen.precision import DTYPES
 from ufogen.randomness import torch_generator
 from ufogen.training.checkpoint import fingerprint
 from ufogen.training.loop import make_accelerator

@@ -96,8 +96,8 @@ def card(c: config.Config, details: list[dict], device: torch.device) -> dict:
             "batch_size": c.evaluation.latency_batch_size, "repeats": c.evaluation.latency_repeats,
             "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU",
             "threads": torch.get_num_threads(),
-            "precision": c.sampler.precision,
         },
+        "precision": c.sampler.precision,
         "training": json.loads((ARTIFACTS / "train" / "card.json").read_text()),
         "sha256": {
             name: sha256(ARTIFACTS / folder)

@@ -13,7 +13,6 @@ from tqdm import tqdm
 from ufogen import config
 from ufogen.base.autoencoder import decode_latents
 from ufogen.base.text import Conditioning, encode_nothing, encode_prompts, text_encoders
-from ufogen.data.encoder import DTYPES
 from ufogen.diffusion.networks import Generator
 from ufogen.diffusion.sampling import sample_base, sample_generator
 from ufogen.diffusion.schedule import Schedule
@@ -21,6 +20,7 @@ from ufogen.evaluation.methods import Method, methods
 from ufogen.inference.export import for_sampling, load_base
 from ufogen.pipelines.main.prepare import read_pairs
 from ufogen.pipelines.stage import ARTIFACTS, publish, run
+from ufogen.precision import DTYPES
 from ufogen.randomness import torch_generator
 from ufogen.training.loop import make_accelerator
 

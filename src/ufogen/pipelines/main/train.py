@@ -102,6 +102,7 @@ def training_card(c: config.Config, task: DiffusionGAN, data: Encoded | Streamed
         "seed": c.seed,
         "objective": config.to_dict(c.objective),
         "trainer": config.to_dict(c.trainer),
+        "precision": task.accelerator.mixed_precision,
         "kept_update": kept,
         "pairs": len(data),
         "unet_evaluations": task.unet_evaluations(c.trainer.updates) * task.accelerator.num_processes,

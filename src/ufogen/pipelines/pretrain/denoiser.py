@@ -16,12 +16,12 @@ from ufogen.base.autoencoder import encode_images
 from ufogen.base.denoiser import Chunk, Chunks, DenoiserTask, validation_loss
 from ufogen.base.models import build_denoiser, make_scheduler
 from ufogen.base.text import encode_text, load_text_encoder
-from ufogen.data.encoder import DTYPES
 from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import make_pairs
 from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
 from ufogen.pipelines.stage import ARTIFACTS, publish, run
+from ufogen.precision import DTYPES
 from ufogen.randomness import torch_generator
 from ufogen.training.checkpoint import Checkpoint, Rounds
 from ufogen.training.loop import fit, make_accelerator
