@@ -3,6 +3,7 @@ names the key, the value and what is allowed. The sections are those of schema/.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -86,6 +87,11 @@ def check_timesteps(objective: Objective, timesteps: int) -> None:
             raise UserError(f"parameter objective.{key} is {value}; allowed: {allowed}")
 
 
+def allowed_at(kind: type, place: Sequence[str | int]) -> str:
+    """What a value at a place within a section may be, in words: keys, and numbers within lists."""
+    return allowed(hint_of(kind, place))
+
+
 def allowed(hint: Any) -> str:
     """What a value of this type may be, in words."""
     bare, bounds = _bare(hint), _bounds(hint)
@@ -107,30 +113,39 @@ def allowed(hint: Any) -> str:
     return {bool: "true or false", str: "text"}[bare]
 
 
-def hint_of(kind: type, place: tuple[str | int, ...]) -> Any:
-    """The type that stands at a place within a section: keys, and numbers within lists."""
+def hint_of(kind: type, place: Sequence[str | int]) -> Any:
+    """The type that stands at a place within a section."""
     for part in place:
         kind = get_type_hints(kind, include_extras=True)[part] if is_dataclass(kind) else get_args(_bare(kind))[0]
     return kind
+
+
+def unknown(kind: type, place: Sequence[str | int], prefix: str = "") -> str:
+    """The line that refuses a place within a section: its first key that is not there, and those that are."""
+    for n, part in enumerate(place):
+        section = hint_of(kind, place[:n])
+        known = [field.name for field in fields(section)] if is_dataclass(section) else []
+        if known and part not in known:
+            name = _name(prefix, place[:n]).rstrip(".")
+            return f"unknown parameter {name}{name and '.'}{part}; allowed in {name or 'the file'} are {', '.join(known)}"
+    return f"unknown parameter {_name(prefix, place)}"
 
 
 def _line(kind: type, found: dict, prefix: str) -> str:
     """One of pydantic's complaints."""
     place, refused = found["loc"], found.get("ctx", {}).get("error")
     if SAID_FIRST.get(found["type"]) == 0:
-        section = _name(prefix, place[:-1]).rstrip(".")
-        known = ", ".join(field.name for field in fields(hint_of(kind, place[:-1])))
-        return f"unknown parameter {section}{section and '.'}{place[-1]}; allowed in {section or 'the file'} are {known}"
+        return unknown(kind, place, prefix)
     name = _name(prefix, place)
     if isinstance(refused, Refused):
         key = f"{name}.{refused.key}" if place else prefix + refused.key
         return f"parameter {key} is {refused.value!r}; allowed: {refused.allowed}"
     if found["type"] == "missing":
-        return f"parameter {name} is missing; allowed: {allowed(hint_of(kind, place))}"
-    return f"parameter {name.rstrip('.') or 'file'} is {found['input']!r}; allowed: {allowed(hint_of(kind, place))}"
+        return f"parameter {name} is missing; allowed: {allowed_at(kind, place)}"
+    return f"parameter {name.rstrip('.') or 'file'} is {found['input']!r}; allowed: {allowed_at(kind, place)}"
 
 
-def _name(prefix: str, place: tuple[str | int, ...]) -> str:
+def _name(prefix: str, place: Sequence[str | int]) -> str:
     """`sampler.ufogen_steps[1]`."""
     return prefix + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
 

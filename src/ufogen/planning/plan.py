@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKL
-from omegaconf import OmegaConf
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
@@ -20,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from ufogen import config
 from ufogen.base.architectures import ARCHITECTURES
 from ufogen.base.text import MAX_LENGTH
-from ufogen.compose import EXPERIMENTS, parameters
+from ufogen.compose import parameters
 from ufogen.errors import UserError
 from ufogen.planning.footprint import Kept, Networks, activations, flops
 
@@ -45,13 +44,7 @@ GPUS = {
 
 def composed(overrides: list[str]) -> config.Config:
     """The parameters that `dvc exp run -S ...` would compose. Raises `UserError` for what is not allowed."""
-    if not (EXPERIMENTS / "config.yaml").is_file():
-        raise UserError(f"{EXPERIMENTS}/config.yaml not found: run from the repository's root")
-    try:
-        tree = OmegaConf.to_container(parameters(overrides), resolve=True)
-    except Exception as error:  # hydra's and its parser's exceptions share no base class
-        raise UserError(f"parameters {' '.join(overrides)} cannot be composed: {str(error).splitlines()[0]}") from error
-    return config.build(config.Config, tree)
+    return config.build(config.Config, parameters(overrides))
 
 
 def flops_an_item(found: dict[str, int], o: config.Objective, tr: config.Trainer) -> float:

@@ -35,7 +35,8 @@ class Task(Protocol):
 def make_accelerator(device: str, precision: str) -> Accelerator:
     """An Accelerator on the device asked for.
 
-    A precision `auto` is resolved for the device. Raises `UserError` where the device is not there, and for an engine that cannot train two networks.
+    A precision `auto` is resolved for it.
+    Raises `UserError` where the device is not there, and for an engine that cannot train two networks.
     """
     for engine in ("FSDP", "DeepSpeed", "Megatron_LM"):
         if parse_flag_from_env(f"ACCELERATE_USE_{engine.upper()}"):

@@ -21,8 +21,7 @@ def main(c: config.Config) -> None:
 
     Raises `UserError` with the last line of an arm that failed.
     """
-    tree = OmegaConf.to_container(OmegaConf.load(ARMS))
-    jobs = [(arm, seed) for group, arms in tree["groups"].items() for seed in tree["seeds"][group] for arm in arms]
+    jobs = [(run["arm"], run["seed"]) for run in OmegaConf.to_container(OmegaConf.load(ARMS))["runs"].values()]
     with ThreadPoolExecutor(c.processes) as pool:
         futures = [pool.submit(work, "ufogen.pipelines.ablations.toy_arms")]  # the longest first
         futures += [

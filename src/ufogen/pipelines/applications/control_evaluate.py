@@ -71,7 +71,8 @@ def main(c: config.Config) -> None:
     text = csv_text(COLUMNS, ({key: formatted(row[key]) for key in COLUMNS} for row in table))
     card = {
         "rows": table, "gain": gains(table), "definitions": DEFINITIONS, "threshold": THRESHOLD,
-        "precision": c.sampler.precision, "training": {kind: json.loads((CONTROL / kind / "card.json").read_text()) for kind in KINDS},
+        "precision": c.sampler.precision,
+        "training": {kind: json.loads((CONTROL / kind / "card.json").read_text()) for kind in KINDS},
         "sha256": {kind: sha256(CONTROL / kind) for kind in KINDS} | {"generator": sha256(ARTIFACTS / "train" / "unet")},
     }  # fmt: skip
     write_results(RESULTS, {"control.csv": text, "control.json": json.dumps(card, indent=1) + "\n"})
