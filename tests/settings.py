@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ufogen import config
+from ufogen.precision import resolved
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 # UFOGen at the paper's step size, with nothing of what this repository adds to it
@@ -17,8 +19,14 @@ PLAIN = {
 
 
 def configured(**changes: Any) -> config.Config:
-    """params.yaml with other values: of a section a dictionary of those that change, or the section itself."""
-    return config.build(config.Config, _merged(config.to_dict(config.load(PARAMS)), changes))
+    """params.yaml, as a stage gets it, with other values: a section, or a dictionary of those in it that change."""
+    return config.build(config.Config, _merged(config.to_dict(_committed()), changes))
+
+
+@cache
+def _committed() -> config.Config:
+    given = config.load(PARAMS)
+    return resolved(given, given.device)
 
 
 def make_objective(**changes: Any) -> config.Objective:

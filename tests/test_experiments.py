@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -13,8 +14,10 @@ from omegaconf import OmegaConf
 
 from ufogen import compose as compose_stage
 from ufogen import config
+from ufogen.diffusion.sampling import SOLVERS
 from ufogen.errors import UserError
 from ufogen.pipelines.ablations import run as ablate
+from ufogen.schema.kinds import Solver
 
 ROOT = Path(__file__).parents[1]
 OBJECTIVES = sorted(path.stem for path in (ROOT / "experiments/objective").glob("*.yaml"))
@@ -64,17 +67,67 @@ def test_arms_differ_from_ufogen_in_what_their_file_says_and_in_nothing_else():
         assert found == said, name
 
 
-def test_arms_are_grouped_by_their_seeds_and_a_fourth_number_is_refused(tmp_path, monkeypatch: pytest.MonkeyPatch):
+def test_arms_are_runs_by_name_with_any_number_of_seeds(tmp_path, monkeypatch: pytest.MonkeyPatch):
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    path = tmp_path / "experiments/ablation/k_1000.yaml"
+    path.write_text(path.read_text().replace("seeds: 1", "seeds: 5"))
     monkeypatch.chdir(tmp_path)
     found = compose_stage.arms([])
-    for group, n in (("decisive", 12), ("repeated", 3), ("single", 1)):
-        assert found["seeds"][group] == list(range(n))
-        assert found["groups"][group] == [name for name, arm in found["arms"].items() if arm["seeds"] == n] != []
+    assert set(found) == {"runs", "arms"}
+    for name, arm in found["arms"].items():
+        seeds = [run["seed"] for run in found["runs"].values() if run["arm"] == name]
+        assert seeds == list(range(arm["seeds"]))
+    assert found["arms"]["k_1000"]["seeds"] == 5
+    assert all(key == f"{run['arm']}-{run['seed']}" for key, run in found["runs"].items())
+    first = [run["seed"] for run in found["runs"].values()]
+    assert first[: first.index(1)] == [0] * 4  # the arms with the most seeds, one seed after another
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("objective=nosuch", "parameter objective is 'nosuch'; allowed: author_code, ddgan, siddm, ufogen"),
+        ("profile=nosuch", "parameter profile is 'nosuch'; allowed: cpu, gpu, sd15, smoke"),
+        ("objectve=siddm", "unknown parameter objectve; allowed in the file are seed, device, "),
+        ("objective.gama=snr", "unknown parameter objective.gama; allowed in objective are parameterization, "),
+        ("pretrain.denoiser.x=3", "unknown parameter pretrain.denoiser.x; allowed in pretrain.denoiser are channels, "),
+        ("objective.gamma=nosuch", "parameter objective.gamma is 'nosuch'; allowed: snr, truncated_snr"),
+        ("trainer.updates=0", "parameter trainer.updates is 0; allowed: a whole number, 1 or greater"),
+        ("objective.step_size_max=700", "parameter objective.step_size_max is 700; allowed: 0, or a whole number, 750"),
+        ("~seed", "parameter seed is missing; allowed: a whole number, 0 or greater"),
+        ("+extra=1", "unknown parameter extra; allowed in the file are seed, "),
+        ("base=diffusers", "parameter base.path is missing; allowed: text"),
+        ("objective.gamma={", "parameters objective.gamma={ cannot be composed: no viable alternative"),
+        ("two words", "parameters two words cannot be composed: "),
+    ],
+)
+def test_what_cannot_be_composed_is_one_line_and_writes_nothing(override, message, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        compose_stage.main([override])
+    assert str(error.value).startswith(message) and "\n" not in str(error.value) and len(str(error.value)) < 500
+    assert [path.name for path in tmp_path.iterdir()] == ["experiments"]
+
+
+def test_a_value_that_an_arm_alone_makes_impossible_names_the_arm(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     path = tmp_path / "experiments/ablation/k_1000.yaml"
-    path.write_text(path.read_text().replace("seeds: 1", "seeds: 2"))
-    with pytest.raises(UserError, match=r"has the values \[2, 3, 12\]; allowed: 1 and two others"):
-        compose_stage.arms([])
+    path.write_text(path.read_text().replace("step_size: 1000", "step_size: 0"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^parameter arms\.k_1000\.objective\.step_size is 0; allowed: a whole number, 1 or"):
+        compose_stage.main([])
+
+
+def test_no_experiment_asks_for_bfloat16_where_auto_would_not():
+    files = sorted((ROOT / "experiments").rglob("*.yaml"))
+    lines = [line.split("#")[0] for path in files for line in path.read_text().splitlines()]
+    asked = [line.split(":")[1].strip(" '\"") for line in lines if "precision:" in line]
+    assert len(asked) > 8 and set(asked) == {"auto", "no"}
+
+
+def test_the_solvers_of_the_schema_are_those_of_sampling():
+    assert get_args(Solver) == SOLVERS
 
 
 def test_the_arms_identity_covers_the_code_that_its_stage_depends_on():

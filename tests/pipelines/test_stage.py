@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from ufogen import config
 from ufogen.errors import UserError
@@ -44,6 +45,18 @@ def test_full_disk_is_one_clear_line(error: Exception, monkeypatch: pytest.Monke
     with pytest.raises(SystemExit, match=r"^error: cannot write an output: .*make room") as stopped:
         common.run(stage)
     assert "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", "precision auto: {}\n"), ("1", "")])
+@pytest.mark.parametrize(("instructions", "found"), [({}, "no"), ({"avx512_bf16": True}, "bf16")])
+def test_stage_gets_the_precision_of_its_machine_and_one_process_says_it(rank, said, instructions, found, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(sys, "argv", ["stage", "--params", str(ROOT / "params.yaml"), "threads=1", "device=cpu"])
+    got = []
+    common.run(got.append)
+    assert (got[0].sampler.precision, got[0].trainer.precision) == (found, "no")
+    assert capsys.readouterr().out == said.format(found)
 
 
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch):

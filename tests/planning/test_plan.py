@@ -232,6 +232,12 @@ def test_hours_and_memory_add_up(folder):
     assert r["checkpointed"]["bytes"] < r["all"]["bytes"]
 
 
+def test_auto_is_bfloat16_on_every_card(folder, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # whatever this processor has
+    auto, single = (plan.make_plan(settings(folder, precision=p)) for p in ("auto", "no"))
+    assert auto["precision"] == "bf16" and auto["hours"] < single["hours"]
+
+
 def test_largest_batch_is_the_last_that_fits():
     kept = {"generator": Kept(10, 2), "discriminator": Kept(10, 4, 1), "discriminator_for_generator": Kept(10, 3)}
     kept["penalty"] = Kept(10, 5)

@@ -51,11 +51,13 @@ from ufogen.inference.arguments import (
 )
 from ufogen.inference.drawing import controlled_draw, load_controlnet
 from ufogen.inference.export import refuse_sdxl, ufogen_scheduler
+from ufogen.precision import DTYPES as PRECISIONS
+from ufogen.precision import resolve_precision
 
 RELEASED = "nouns-ufogen"  # U-Net and scheduler of the released one-step model
 RELEASED_BASE = "nouns-sd"  # whose autoencoder it uses
 RELEASED_CONTROL = "nouns-control"  # the ControlNet that was trained on that base
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 Draw = Callable[[Conditioning, list[torch.Generator]], list[Image.Image]]  # of b prompts
 
@@ -89,15 +91,17 @@ class UFOGen:
 
         An SDXL model draws and interpolates; image-to-image, inpainting and control refuse it.
 
-        device: "auto" is a GPU where torch has one. dtype: float32, float16 or bfloat16; an epsilon-predicting model
-        wants float32, since the conversion to x_0 multiplies rounding errors by 15.
+        device: "auto" is a GPU where torch has one. dtype: float32, float16, bfloat16, or auto, which is bfloat16 where
+        the device has instructions for it, else float32; an epsilon-predicting model wants float32, since the conversion to
+        x_0 multiplies rounding errors by 15.
         """
         name = str(dtype).removeprefix("torch.")
         if name not in DTYPES:
             raise UserError(f"dtype {name} is unknown; allowed: {', '.join(DTYPES)}")
-        folder = released_folder() if path is None else Path(path)
+        folder, device = released_folder() if path is None else Path(path), device_of(device)
+        kind = PRECISIONS[resolve_precision("auto", device)] if name == "auto" else getattr(torch, name)
         with _quiet():
-            return cls(_load(folder).to(device_of(device), getattr(torch, name)), folder)
+            return cls(_load(folder).to(device, kind), folder)
 
     @property
     def device(self) -> torch.device:
