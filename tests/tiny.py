@@ -21,11 +21,11 @@ from tests.settings import make_objective, make_trainer
 from ufogen import config
 from ufogen.base.architectures import ARCHITECTURES
 from ufogen.base.models import make_scheduler
-from ufogen.data.encoded import EncodedBatch
+from ufogen.diffusion.batch import EncodedBatch
 from ufogen.diffusion.networks import make_networks
-from ufogen.diffusion.objective import DiffusionGAN
 from ufogen.diffusion.schedule import Schedule
 from ufogen.training.lora import add_lora
+from ufogen.training.trainer import AdversarialTrainer
 
 CHANNELS, SIZE, TOKENS, WIDTH = 4, 8, 8, 16
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a noun with red glasses and the head".split()
@@ -73,14 +73,16 @@ def trainer(**changes) -> config.Trainer:
     return make_trainer(**defaults | {"discriminator_learning_rate": 1e-3, "ema_decay": 0.5} | changes)
 
 
-def task(objective: config.Objective | None = None, seed: int = 0, lora: tuple[int, int] = (0, 0), **changes) -> DiffusionGAN:
+def task(
+    objective: config.Objective | None = None, seed: int = 0, lora: tuple[int, int] = (0, 0), **changes
+) -> AdversarialTrainer:
     """A diffusion-GAN on tiny networks, with adapters of the ranks `lora`; `changes` go to the trainer's settings."""
     objective = objective or make_objective()
     generator, discriminator = make_networks(unet(seed), schedule(), "epsilon", objective)
     for network, rank in zip((generator, discriminator), lora, strict=True):
         if rank:
             add_lora(network, rank)
-    return DiffusionGAN(generator, discriminator, schedule(), objective, trainer(**changes))
+    return AdversarialTrainer(generator, discriminator, schedule(), objective, trainer(**changes))
 
 
 def pipeline(seed: int = 0) -> StableDiffusionPipeline:

@@ -25,14 +25,14 @@ from ufogen.base.architectures import ARCHITECTURES
 from ufogen.base.autoencoder import encode_images
 from ufogen.base.loading import load_checkpoint
 from ufogen.base.text import encode_text
-from ufogen.data.encoded import EncodedBatch
+from ufogen.diffusion.batch import EncodedBatch
 from ufogen.diffusion.networks import Generator, make_networks
-from ufogen.diffusion.objective import DiffusionGAN
 from ufogen.diffusion.sampling import sample_generator
 from ufogen.diffusion.schedule import Schedule
 from ufogen.inference.export import load_base
 from ufogen.pipelines.main import export, initialize
 from ufogen.randomness import Draws
+from ufogen.training.trainer import AdversarialTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*steps_offset:FutureWarning", "ignore:__array__:DeprecationWarning")
 PROMPTS = ["a red noun", "", "a noun with more words than there are tokens " * 9]
@@ -107,7 +107,7 @@ def test_checkpoint_trains_and_samples_in_stock_diffusers(checkpoint, tmp_path, 
     schedule, kind = Schedule.from_scheduler(base.scheduler), base.scheduler.config.prediction_type
     torch.manual_seed(0)
     generator, discriminator = make_networks(base.unet, schedule, kind, make_objective())
-    task = DiffusionGAN(generator, discriminator, schedule, make_objective(), tiny.trainer())
+    task = AdversarialTrainer(generator, discriminator, schedule, make_objective(), tiny.trainer())
     task.prepare(Accelerator(cpu=True))
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     prompt_embeds = encode_text(PROMPTS[:2], base.text_encoder, base.tokenizer)

@@ -28,7 +28,6 @@ from ufogen.data.encoder import Decoded, Encoder
 from ufogen.data.pairs import Pairs
 from ufogen.data.training_data import open_training_data
 from ufogen.diffusion.networks import Discriminator, Generator
-from ufogen.diffusion.objective import DiffusionGAN
 from ufogen.diffusion.sampling import sample_base, sample_generator
 from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
@@ -37,7 +36,6 @@ from ufogen.inference.export import for_sampling, load_base, refuse_sdxl
 from ufogen.inference.modelcard import model_card
 from ufogen.pipelines.main import encode, export, initialize, train
 from ufogen.planning.plan import make_plan
-from ufogen.randomness import Draws
 
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*steps_offset:FutureWarning", "ignore:__array__:DeprecationWarning")
 PROMPTS = ["a red noun", "", "a noun with more words than there are tokens " * 9]
@@ -130,25 +128,6 @@ def test_base_is_the_stock_pipeline(pipeline, guidance):
         pooled_prompt_embeds=text.pooled_prompt_embeds, negative_pooled_prompt_embeds=nothing.pooled_prompt_embeds,
     )  # fmt: skip
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
-
-
-def test_mismatched_captions_roll_pooled_states_with_the_token_states(pipeline):
-    schedule = Schedule.from_scheduler(pipeline.scheduler)
-    networks = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)  # what is drawn does not depend on them
-    task = DiffusionGAN(*networks, schedule, make_objective(mismatched_share=0.5), tiny.trainer(batch_size=4))
-    task.accelerator = Accelerator(cpu=True)
-    batch = tiny.batch(0)
-    batch.prompt_embeds, batch.pooled_prompt_embeds = asked(3, 4).prompt_embeds, asked(3, 4).pooled_prompt_embeds
-    items = task._draw(batch, Draws(torch.Generator().manual_seed(0)))
-    for real, fake in (
-        (items.prompt_embeds, items.prompt_embeds_fake),
-        (items.pooled_prompt_embeds, items.pooled_prompt_embeds_fake),
-    ):
-        assert torch.equal(fake[0], real[3]) and torch.equal(fake[1], real[0]) and torch.equal(fake[2:], real[2:])
-    first, second = items.split(2)
-    assert torch.equal(
-        torch.cat([first.pooled_prompt_embeds_fake, second.pooled_prompt_embeds_fake]), items.pooled_prompt_embeds_fake
-    )
 
 
 def test_discriminator_hears_the_pooled_state_and_r1_reaches_it(pipeline):

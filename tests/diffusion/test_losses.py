@@ -11,6 +11,7 @@ from torch.distributions import Normal, kl_divergence
 from tests import tiny
 from tests.golden import golden
 from ufogen.diffusion import losses
+from ufogen.diffusion.objective import denoising_step
 
 GOLDEN = golden("losses")
 SCHEDULE = tiny.schedule()
@@ -76,22 +77,15 @@ def test_losses_pull_logits_the_right_way(kind):
     assert (fake.grad < 0).all()
 
 
-@pytest.mark.parametrize("kind", ["snr", "truncated_snr", "min_snr", "kl"])
+@pytest.mark.parametrize("kind", ["snr", "truncated_snr"])
 @pytest.mark.parametrize("row", GOLDEN["weights"], ids=lambda row: str(row["t"]))
 def test_gamma_equals_the_golden_table(kind, row):
-    gamma = losses.gamma_weight(kind, torch.tensor([row["t"]]), torch.tensor([row["s"]]), SCHEDULE)
+    gamma = losses.gamma_weight(kind, torch.tensor([row["t"]]), SCHEDULE)
     assert gamma.item() == pytest.approx(row[kind], abs=6e-5)
 
 
-def test_min_snr_is_capped_at_five():
-    t = torch.tensor([9, 99, 249])
-    assert losses.gamma_weight("min_snr", t, t - 1, SCHEDULE)[:2].tolist() == [5, 5]
-    assert (losses.gamma_weight("snr", t, t - 1, SCHEDULE)[:2] > 5).all()
-
-
 def test_constant_gamma_is_one():
-    t = torch.tensor([99, 999])
-    assert losses.gamma_weight("constant", t, t - 50, SCHEDULE).tolist() == [1, 1]
+    assert losses.gamma_weight("constant", torch.tensor([99, 999]), SCHEDULE).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("row", GOLDEN["weights"], ids=lambda row: str(row["t"]))
@@ -165,11 +159,10 @@ class XsIdentity:
         noise = double(6, 1, 1_000_000, seed=7)
         x_0 = noise[0].sign() + 0.2 * noise[1]
         x_s = SCHEDULE.q(x_0, cls.s).sample(noise[2])
-        law_t = SCHEDULE.q_step(x_s, cls.s, cls.t) if coupling == "chained" else SCHEDULE.q(x_0, cls.t)
-        x_t = law_t.sample(noise[3])
-        fake = slope * x_t
-        law = SCHEDULE.q(fake, cls.s) if parameterization == "forward" else SCHEDULE.posterior(fake, x_t, cls.t, cls.s)
-        return losses.reconstruction_loss(law.sample(noise[4]), x_s, torch.ones(1)).item()
+        q_t = SCHEDULE.q_step(x_s, cls.s, cls.t) if coupling == "chained" else SCHEDULE.q(x_0, cls.t)
+        x_t = q_t.sample(noise[3])
+        _, fake = denoising_step(lambda x_t, t: slope * x_t, x_t, cls.t, cls.s, noise[4], SCHEDULE, parameterization)
+        return losses.reconstruction_loss(fake, x_s, torch.ones(1)).item()
 
 
 def test_x_s_distance_predicted_is_the_recorded_one():
@@ -233,12 +226,12 @@ def test_gradients_of_r1_with_respect_to_the_weights():
 
 
 @pytest.mark.parametrize("parameterization", ["forward", "posterior"])
-def test_gradients_through_the_law_of_x_s(parameterization):
+def test_gradients_through_a_denoising_step(parameterization):
     t, s = torch.tensor([749, 249]), torch.tensor([499, -1])
     x_0, x_t, target, noise = (double(2, 1, 2, 2, seed=seed) for seed in range(4))
 
     def loss(x_0_fake: torch.Tensor) -> torch.Tensor:
-        law = SCHEDULE.q(x_0_fake, s) if parameterization == "forward" else SCHEDULE.posterior(x_0_fake, x_t, t, s)
-        return losses.reconstruction_loss(law.sample(noise), target, losses.forward_kl_weight(t, s, SCHEDULE))
+        _, x_s = denoising_step(lambda *_: x_0_fake, x_t, t, s, noise, SCHEDULE, parameterization)
+        return losses.reconstruction_loss(x_s, target, losses.forward_kl_weight(t, s, SCHEDULE))
 
     assert gradcheck(loss, (x_0.requires_grad_(),))

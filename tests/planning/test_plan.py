@@ -125,7 +125,7 @@ def test_states_are_exactly_those_of_a_training():
         "weights": sum(p.nbytes for network in networks for p in network.parameters()),
         "gradients": sum(p.grad.nbytes for network in networks for p in network.parameters()),
         "optimizer": sum(moment.nbytes for moment in moments),
-        "average": sum(p.nbytes for p in task.average.shadow_params),
+        "average": sum(p.nbytes for p in task.ema.shadow_params),
     }
     assert plan.state_bytes(*counts, gpus=2)["gradient_buckets"] == 4 * sum(counts)
 
@@ -205,15 +205,15 @@ def test_flops_are_those_of_a_run_on_the_cpu(networks):
     assert found["discriminator_forward"] + found["discriminator_backward"] == of_d.get_total_flops()
 
 
-def test_flops_of_an_update_follow_the_intervals():
+def test_flops_of_an_update_follow_penalties_and_accumulation():
     found = {"generator_forward": 1, "generator_backward": 2, "discriminator_forward": 2, "discriminator_backward": 4}
     found |= {"discriminator_for_generator": 2, "penalty": 6}
     objective, trainer = make_objective(r1_interval=16), make_trainer()
     assert plan.flops_an_item(found, objective, trainer) == 1 + (6 + 6 / 16) + (2 + 2)
-    trainer.discriminator_interval, objective.r1_weight = 2, 0.0
-    assert plan.flops_an_item(found, objective, trainer) == 1 + 6 / 2 + (2 + 2)
+    objective.r1_weight = 0.0
+    assert plan.flops_an_item(found, objective, trainer) == 1 + 6 + (2 + 2)
     trainer.accumulation = 4  # G passes for D and again for itself
-    assert plan.flops_an_item(found, objective, trainer) == (1 / 2 + 1) + 6 / 2 + (2 + 2)
+    assert plan.flops_an_item(found, objective, trainer) == 2 + 6 + (2 + 2)
 
 
 # the whole plan

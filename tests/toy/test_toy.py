@@ -15,6 +15,7 @@ from PIL import Image
 from scipy.linalg import sqrtm
 from scipy.stats import entropy
 from torch import nn
+from torch.nn.functional import softplus
 
 from tests.settings import make_toy
 from ufogen.base.models import SCHEDULE
@@ -23,6 +24,7 @@ from ufogen.errors import UserError
 from ufogen.figures import toy as figures
 from ufogen.pipelines.ablations import toy_arms as toy_arms
 from ufogen.pipelines.toy import measure as stage
+from ufogen.randomness import torch_generator
 from ufogen.toy import mixture, networks
 from ufogen.toy.settings import Method, Toy
 from ufogen.toy.train import Arm, make_schedule
@@ -155,12 +157,28 @@ def test_initial_weights_depend_on_the_seed_alone_and_have_the_range_of_a_linear
     assert 0.14 < both.weights[1].abs().max() <= 40**-0.5
 
 
-def test_only_a_joint_critic_looks_at_x_t():
-    x_s, x_t, s = torch.randn(1, 4, 2, generator=rng()), torch.randn(1, 4, 2, generator=rng(1)), torch.zeros(1, 4).long()
+def test_only_a_joint_discriminator_sees_x_t():
+    x_s, x_t, s = torch.randn(4, 2, generator=rng()), torch.randn(4, 2, generator=rng(1)), torch.zeros(4).long()
     for joint in (False, True):
-        critic = networks.Discriminator([0], 8, joint, frequencies=1)
-        assert torch.equal(critic(x_s, x_t, s), critic(x_s, -x_t, s)) is not joint
-        assert not torch.equal(critic(x_s, x_t, s), critic(x_s, x_t, s + 500))
+        discriminator = networks.Discriminator([0], 8, joint, frequencies=1)
+        assert torch.equal(discriminator(x_s, s, x_t), discriminator(x_s, s, -x_t)) is not joint
+        assert not torch.equal(discriminator(x_s, s, x_t), discriminator(x_s, s + 500, x_t))
+
+
+def test_items_of_the_seeds_are_one_batch_that_can_be_put_together_and_divided():
+    x = torch.arange(30).view(3, 5, 2)  # of three seeds
+    items = networks.as_items(x)
+    assert items[:3].tolist() == x[:, 0].tolist()
+    assert torch.equal(networks.by_seed(items, 3), x)
+    assert torch.equal(networks.by_seed(torch.cat([items, items + 30]), 3), torch.cat([x, x + 30], dim=1))
+    assert torch.equal(networks.by_seed(torch.arange(6), 3), torch.tensor([[0, 3], [1, 4], [2, 5]]))
+
+
+def test_networks_of_a_seed_answer_its_own_items_alone():
+    x, t = torch.randn(8, 2, generator=rng()), torch.zeros(8).long()
+    both = networks.Discriminator([3, 7], 8, False, frequencies=1)
+    one = networks.Discriminator([7], 8, False, frequencies=1)
+    torch.testing.assert_close(both(x, t, x)[1::2], one(x[1::2], t[1::2], x[1::2]))
 
 
 def test_fourier_features_are_octaves_beside_the_coordinates():
@@ -188,7 +206,7 @@ def arm(method: Method, steps: int = 4, seeds: tuple[int, ...] = (0, 1), **chang
 @METHODS
 def test_a_seed_trains_the_same_alone_and_with_others(method):
     both, alone = arm(method, updates=20), arm(method, seeds=(1,), updates=20)
-    for part in ("generator", "discriminator", "average"):
+    for part in ("generator", "discriminator", "ema"):
         for a, b in zip(getattr(both, part).parameters(), getattr(alone, part).parameters(), strict=True):
             torch.testing.assert_close(a[1:], b, atol=2e-5, rtol=1e-4)
             assert not torch.allclose(a[0], b[0], atol=1e-3)
@@ -211,6 +229,51 @@ def test_training_and_sampling_are_deterministic(method):
 def test_the_three_methods_learn_different_generators():
     ddgan, siddm, ufogen = (next(arm(method).generator.parameters()) for method in (DDGAN, SIDDM, UFOGEN))
     assert not torch.equal(ddgan, siddm) and not torch.equal(siddm, ufogen) and not torch.equal(ddgan, ufogen)
+
+
+@METHODS
+def test_an_update_is_that_of_the_equations(method):
+    """Written down for one seed without the objective: an update with R1 and one without."""
+    steps, c, seed = 4, make_toy(**TINY), 1
+    trained = arm(method, steps, seeds=(0, seed), updates=2, r1_interval=2)
+    start = Arm(method, steps, c, [seed])
+    g, d, schedule = start.generator, start.discriminator, start.schedule
+    betas, draw = (c.beta1, c.beta2), torch_generator("cpu", seed, "laboratory training")
+    of_g = torch.optim.Adam(g.parameters(), c.generator_learning_rate, betas)
+    of_d = torch.optim.Adam(d.parameters(), c.discriminator_learning_rate, betas)
+    for step in range(2):
+        for optimizer in (of_g, of_d):
+            optimizer.param_groups[0]["lr"] = c.generator_learning_rate * (1, 0.5)[step]  # a half cosine over two updates
+        normal, n = torch.randn(4, c.batch_size, 2, generator=draw), c.batch_size
+        index, z = torch.randint(25 * steps, (n,), generator=draw), torch.rand(n, 2, generator=draw)
+        x_0, t = mixture.from_draws(index % 25, normal[0]), 250 * (index // 25) + 249
+        s = t - 250
+        x_s = schedule.q(x_0, s).sample(normal[1])
+        chained = method.coupling == "chained"
+        x_t = (schedule.q_step(x_s, s, t) if chained else schedule.q(x_0, t)).sample(normal[2])
+        x_0_fake = g(x_t, t, z)
+        forward = method.parameterization == "forward"
+        x_s_fake = (schedule.q(x_0_fake, s) if forward else schedule.posterior(x_0_fake, x_t, t, s)).sample(normal[3])
+        loss = softplus(-d(x_s, s, x_t)).mean() + softplus(d(x_s_fake.detach(), s, x_t)).mean()
+        if step == 0:
+            leaf = x_s.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(d(leaf, s, x_t).sum(), leaf, create_graph=True)
+            loss = loss + 2 * c.r1_weight * slope.square().sum(dim=1).mean() / 2
+        of_d.zero_grad()
+        loss.backward()
+        of_d.step()
+        loss = softplus(-d(x_s_fake, s, x_t)).mean()
+        if method.reconstruction == "x_0":
+            loss = loss + (schedule.snr(t) * (x_0 - x_0_fake).square().mean(dim=1)).mean()
+        elif method.reconstruction == "x_s":
+            beta = schedule.step_variance(t, s)
+            loss = loss + ((1 - beta) / (2 * beta) * (x_s - x_s_fake).square().mean(dim=1)).mean()
+        of_g.zero_grad()
+        loss.backward()
+        of_g.step()
+    for part in ("generator", "discriminator"):
+        for a, b in zip(getattr(trained, part).parameters(), getattr(start, part).parameters(), strict=True):
+            torch.testing.assert_close(a[1:], b, atol=2e-5, rtol=1e-4)
 
 
 def test_cosine_schedule_has_the_values_of_the_published_toy():
@@ -245,11 +308,11 @@ class Oracle:
 )
 def test_sampling_asks_at_trained_timesteps_and_ends_at_the_generators_answer(method, trained, steps, timesteps):
     sampler = Arm(method, trained, make_toy(**TINY), [0, 1])
-    sampler.average = Oracle()
+    sampler.ema = Oracle()
     samples = sampler.sample(steps, 400)
     assert samples.shape == (2, 400, 2)
     torch.testing.assert_close(samples, torch.full_like(samples, 0.7))
-    assert [t for t, _ in sampler.average.asked] == timesteps
+    assert [t for t, _ in sampler.ema.asked] == timesteps
     assert set(timesteps) <= set(sampler.grid.tolist())
 
 
@@ -257,10 +320,10 @@ def test_posterior_keeps_a_share_of_x_t_and_forward_none():
     x_t = torch.randn(4000, 2, generator=rng())
     for method, keeps in ((SIDDM, True), (UFOGEN, False)):
         sampler = Arm(method, 8, make_toy(**TINY, schedule="stable_diffusion"), [0, 1])
-        sampler.average = Oracle()
+        sampler.ema = Oracle()
         sampler.sample(8, 4000)
-        (_, first), (_, second) = sampler.average.asked[:2]
-        x_t, x_s = first[0].flatten(), second[0].flatten()
+        (_, first), (_, second) = sampler.ema.asked[:2]
+        x_t, x_s = first[::2].flatten(), second[::2].flatten()
         correlation = torch.corrcoef(torch.stack([x_t, x_s]))[0, 1].item()
         assert (correlation > 0.4) if keeps else (abs(correlation) < 0.05)
 

@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from tests import tiny
 from tests.settings import make_objective
 from ufogen import config
-from ufogen.data.encoded import EncodedBatch
+from ufogen.diffusion.batch import EncodedBatch
 from ufogen.randomness import Draws, torch_generator
 from ufogen.training.loop import make_accelerator
 
@@ -47,7 +47,7 @@ def run(
         means.append(accelerator.reduce(torch.stack([scalars[name] for name in names]), "mean"))
     if accelerator.is_main_process:
         weights = [tiny.flat(network) for network in (task.generator, task.discriminator)]
-        average = torch.cat([x.flatten() for x in task.average.shadow_params])
+        average = torch.cat([x.flatten() for x in task.ema.shadow_params])
         torch.save({"processes": processes, "losses": torch.cat(means), "weights": torch.cat([*weights, average])}, path)
 
 

@@ -5,9 +5,9 @@ import torch
 
 from tests import tiny
 from tests.settings import make_objective
-from ufogen.diffusion.objective import DiffusionGAN
 from ufogen.errors import UserError
 from ufogen.training.loop import fit, make_accelerator
+from ufogen.training.trainer import AdversarialTrainer
 
 RUN = {"updates": 5, "seed": 0, "run": "run", "checkpoint_every": 2, "log_every": 1}
 
@@ -40,10 +40,10 @@ def train(task, folder, batches=batches, **changes) -> int:
     return fit(task, batches, make_accelerator("cpu", "no"), folder=folder, **RUN | changes)
 
 
-def state(task: DiffusionGAN) -> dict[str, torch.Tensor]:
+def state(task: AdversarialTrainer) -> dict[str, torch.Tensor]:
     """Everything that a resumed run must have in common with an uninterrupted one."""
     tensors = {"G": tiny.flat(task.generator), "D": tiny.flat(task.discriminator)}
-    tensors["average"] = torch.cat([parameter.flatten() for parameter in task.average.shadow_params])
+    tensors["average"] = torch.cat([parameter.flatten() for parameter in task.ema.shadow_params])
     for name, optimizer in (("G", task.optimizer_g), ("D", task.optimizer_d)):
         for i, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"{name} {i} {key}": value for key, value in moments.items()}
@@ -73,7 +73,7 @@ def test_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path, engine):
     assert len(expected) > 100
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
     assert not torch.equal(state(stopped)["G"], expected["G"])
-    assert resumed.average.optimization_step == whole.average.optimization_step == 5
+    assert resumed.ema.optimization_step == whole.ema.optimization_step == 5
 
 
 def test_each_update_gets_its_own_batch_and_random_numbers(tmp_path):

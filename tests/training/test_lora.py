@@ -9,14 +9,14 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from tests import tiny
 from tests.settings import make_objective
 from ufogen.diffusion.networks import trainable
-from ufogen.diffusion.objective import DiffusionGAN
 from ufogen.inference.export import export_pipeline
 from ufogen.randomness import Draws, torch_generator
 from ufogen.training.loop import make_accelerator
 from ufogen.training.lora import save_generator
+from ufogen.training.trainer import AdversarialTrainer
 
 
-def trained(lora: tuple[int, int] = (2, 2), updates: int = 3, **objective) -> DiffusionGAN:
+def trained(lora: tuple[int, int] = (2, 2), updates: int = 3, **objective) -> AdversarialTrainer:
     task = tiny.task(make_objective(r1_interval=2, **objective), lora=lora)
     task.prepare(make_accelerator("cpu", "no"))
     for step in range(updates):
@@ -57,7 +57,7 @@ def test_new_input_of_a_joint_discriminator_trains_in_full():
 
 def test_average_holds_the_trained_weights_alone():
     task = trained(updates=1)
-    assert [x.shape for x in task.average.shadow_params] == [x.shape for x in trainable(task.generator)]
+    assert [x.shape for x in task.ema.shadow_params] == [x.shape for x in trainable(task.generator)]
     names = [name for name, x in task.generator.named_parameters() if x.requires_grad]
     assert all(".lora_" in name for name in names)
 

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from tests import tiny
 from tests.settings import make_trainer
 from tests.training.test_engine import OBJECTIVE, share
-from ufogen.diffusion.objective import DiffusionGAN
 from ufogen.errors import UserError
 from ufogen.planning import plan
 from ufogen.training.loop import fit, make_accelerator
 from ufogen.training.lora import save_generator
 from ufogen.training.parallel import check
+from ufogen.training.trainer import AdversarialTrainer
 
 UPDATES, EVERY, STOP = 20, 2, 3
 SAVING = {"gradient_checkpointing": True, "ema_device": "cpu", "accumulation": 2, "updates": 4}
@@ -46,7 +46,7 @@ class Stop(Exception):
 
 
 def train(folder: Path, updates: int = UPDATES, stop: int | None = None, **changes) -> None:
-    """Train on this process's share, with a look at the average at each checkpoint; goes on with what `folder` has."""
+    """Train on this process's share, saving the average at each checkpoint; goes on with what `folder` has."""
     AcceleratorState._reset_state(reset_partial_state=True)
     torch.set_num_threads(1)
     accelerator = make_accelerator("cpu", "no")
@@ -62,14 +62,14 @@ def train(folder: Path, updates: int = UPDATES, stop: int | None = None, **chang
     def log(step: int, means: dict[str, float]) -> None:
         losses.append(torch.tensor([means[name] for name in sorted(means) if name != "std_last"]))
 
-    def look(step: int) -> None:
+    def save(step: int) -> None:
         with task.averaged() as generator:
             if rank == 0:
                 save_generator(generator.unet, folder / "saved")
 
     fit(
         task, batches, accelerator, updates=updates, seed=0, folder=folder / "checkpoint", run="run", checkpoint_every=every,
-        log_every=1, on_log=log, on_checkpoint=look,
+        log_every=1, on_log=log, on_checkpoint=save,
     )  # fmt: skip
     weights = whole_weights(task)
     if rank == 0:
@@ -77,20 +77,18 @@ def train(folder: Path, updates: int = UPDATES, stop: int | None = None, **chang
     torch.save(held(task), folder / f"held-{rank}.pt")
 
 
-def whole_weights(task: DiffusionGAN) -> torch.Tensor | None:
+def whole_weights(task: AdversarialTrainer) -> torch.Tensor | None:
     """Of G, D and the averaged G, on the main process. All processes take part."""
     found = []
-    if not task.shards:
-        found = [tiny.flat(network) for network in (task.generator, task.discriminator)]
-    for shards in task.shards.values():
-        with shards.whole() as network:
+    for parallel in (task.g, task.d):
+        with parallel.whole() as network:
             found += [] if network is None else [tiny.flat(network)]
     with task.averaged() as generator:
         found += [] if generator is None else [tiny.flat(generator)]
     return torch.cat(found) if found else None
 
 
-def held(task: DiffusionGAN) -> dict[str, int]:
+def held(task: AdversarialTrainer) -> dict[str, int]:
     """Bytes that this process holds between updates, as `plan.state_bytes` counts them."""
 
     networks = (task.generator, task.discriminator)
@@ -101,7 +99,7 @@ def held(task: DiffusionGAN) -> dict[str, int]:
         "weights": sum(getattr(p, "_local_tensor", p).nbytes for p in parameters),
         "gradients": sum(p.grad.nbytes for optimizer in optimizers for p in optimizer.param_groups[0]["params"]),
         "optimizer": sum(s[n].nbytes for o in optimizers for s in o.state.values() for n in ("exp_avg", "exp_avg_sq")),
-        "average": sum(shadow.nbytes for shadow in task.average.shadow_params),
+        "average": sum(shadow.nbytes for shadow in task.ema.shadow_params),
     }
 
 
@@ -144,10 +142,8 @@ def test_resumed_after_a_kill_ends_bit_equal(folder):
     assert len(resumed["losses"]) < len(straight["losses"])  # it went on and did not start anew
     assert torch.equal(resumed["losses"], straight["losses"][-len(resumed["losses"]) :])
     assert torch.equal(resumed["weights"], straight["weights"])
-    assert {path.name for path in (folder / "resumed" / "checkpoint").glob("step-*/shard-*")} == {
-        "shard-00000.pt",
-        "shard-00001.pt",
-    }
+    files = {path.name for path in (folder / "resumed" / "checkpoint").glob("step-*/*-0000?.pt")}
+    assert files == {f"{network}-0000{rank}.pt" for network in ("generator", "discriminator") for rank in (0, 1)}
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ufogen import config
 from ufogen.applications.edges import edge_map, to_condition
-from ufogen.data.encoded import Encoded, EncodedBatch
+from ufogen.data.encoded import Encoded
+from ufogen.diffusion.batch import EncodedBatch
 from ufogen.diffusion.prediction import training_target
 from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError

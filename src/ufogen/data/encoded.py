@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from ufogen.diffusion.batch import EncodedBatch
 from ufogen.errors import UserError
 from ufogen.randomness import numpy_generator
 
 OPEN = 128  # shards that are mapped at a time
-
-
-@dataclass
-class EncodedBatch:
-    """`latents` (b, c, h, w), `prompt_embeds` (b, tokens, width), for SDXL `pooled_prompt_embeds` (b, p); float16 as stored."""
-
-    latents: Tensor
-    prompt_embeds: Tensor
-    pooled_prompt_embeds: Tensor | None = field(default=None, kw_only=True)
 
 
 class Order:
@@ -42,7 +32,7 @@ class Order:
         self._epoch, self._order = -1, None
 
     def __call__(self, step: int) -> np.ndarray:
-        """Ascending, which the disk likes; the order inside a batch is of no account."""
+        """Ascending, which the disk likes: nothing may go by an item's place in its batch."""
         per_epoch = self.n // (self.batch_size * self.world_size)
         epoch, position = divmod(step, per_epoch)
         if epoch != self._epoch:

@@ -12,8 +12,8 @@ from ufogen.base.autoencoder import to_model_range
 from ufogen.base.models import Pipeline
 from ufogen.base.text import encode_prompts, text_encoders
 from ufogen.data.crops import CENTER, read_rgb, square
-from ufogen.data.encoded import EncodedBatch
 from ufogen.data.shards import Shard
+from ufogen.diffusion.batch import EncodedBatch
 from ufogen.precision import DTYPES, resolve_precision
 from ufogen.randomness import numpy_generator, torch_generator
 

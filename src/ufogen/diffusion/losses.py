@@ -15,7 +15,6 @@ from torch import Tensor
 from ufogen.diffusion.schedule import Schedule
 
 CLAMP = 0.5  # margin of the logits in the author's released code
-SNR_CAP = 5.0  # of min-SNR weighting (Hang et al. 2023)
 EQUILIBRIUM = {"nonsaturating": 2 * math.log(2), "clamped_bce": 2 * math.log(2), "hinge": 2.0}
 
 
@@ -42,36 +41,23 @@ def reconstruction_loss(prediction: Tensor, target: Tensor, gamma: Tensor) -> Te
     return (gamma.to(target.dtype) * (target - prediction).square().flatten(1).mean(dim=1)).mean()
 
 
-def gamma_weight(kind: str, t: Tensor, s: Tensor, schedule: Schedule) -> Tensor:
+def gamma_weight(kind: str, t: Tensor, schedule: Schedule) -> Tensor:
     """gamma_t (b,) float64, the weight of ||x_0 - x'_0||^2 at timestep t.
 
     snr: equal to the plain epsilon loss, as in the author's released code.
-    truncated_snr: max(SNR_t, 1), Salimans & Ho 2022. min_snr: min(SNR_t, 5), Hang et al. 2023.
-    kl: abar_s (1 - beta_{t|s}) / (2 beta_{t|s}), which the KL between the forward kernels of SIDDM implies.
+    truncated_snr: max(SNR_t, 1), Salimans & Ho 2022.
     constant: 1; pulls one-step samples to the conditional mean.
     """
     if kind == "constant":
         return torch.ones_like(t, dtype=torch.float64)
-    if kind == "kl":
-        beta = schedule.step_variance(t, s)
-        return schedule.alpha_bar(s) * (1 - beta) / (2 * beta)
     snr = schedule.snr(t)
-    if kind == "truncated_snr":
-        return snr.clamp(min=1)
-    if kind == "min_snr":
-        return snr.clamp(max=SNR_CAP)
-    return snr
+    return snr.clamp(min=1) if kind == "truncated_snr" else snr
 
 
 def forward_kl_weight(t: Tensor, s: Tensor, schedule: Schedule) -> Tensor:
     """(1 - beta_{t|s}) / (2 beta_{t|s}) (b,) float64: KL(q(x_t|x'_s) || q(x_t|x_s)) = weight ||x_s - x'_s||^2 (SIDDM)."""
     beta = schedule.step_variance(t, s)
     return (1 - beta) / (2 * beta)
-
-
-def rediffusion_weight(t: Tensor, s: Tensor, schedule: Schedule) -> Tensor:
-    """1 / (2 beta_{t|s}) (b,) float64: makes ||x_t - x'_t||^2 of the re-diffused x'_t ~ q(x_t|x'_s) the same KL, plus noise."""
-    return 1 / (2 * schedule.step_variance(t, s))
 
 
 def r1_penalty(logits: Tensor, x_s: Tensor, scale: Tensor | None = None) -> Tensor:

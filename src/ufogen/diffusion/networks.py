@@ -17,7 +17,7 @@ from ufogen.config import Heads
 from ufogen.diffusion.prediction import predict_x_0
 from ufogen.diffusion.schedule import Schedule
 
-VAE_FACTOR = 8  # pixels a latent position of SDXL stands for on each side; base/checkpoints.py refuses others
+VAE_FACTOR = 8  # pixels a latent position of SDXL stands for on each side; base/loading.py refuses others
 
 
 class Generator(nn.Module):

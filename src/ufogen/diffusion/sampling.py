@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 
 from ufogen.diffusion.networks import added_conditioning
-from ufogen.diffusion.schedule import Schedule
+from ufogen.diffusion.objective import denoising_step
+from ufogen.diffusion.schedule import CLEAN, Schedule
 from ufogen.errors import UserError
 
 SOLVERS = ("ddim", "dpm++")
@@ -41,15 +44,14 @@ def sample_generator(
     trained: q(x_s|x'_0) for `forward` (UFOGen), q(x_s|x_t, x'_0) for `posterior` (DDGAN, SIDDM).
     No guidance: each step is one pass.
     """
-    timesteps = step_timesteps(steps, schedule.num_timesteps)
-    x_t = noise
-    for i, t in enumerate(timesteps):
-        x_0 = generator(x_t, _full(t, x_t), prompt_embeds, pooled_prompt_embeds)
-        if i + 1 < steps:
-            fresh = torch.randn(x_t.shape, generator=rng, device=x_t.device, dtype=x_0.dtype)
-            s = _full(timesteps[i + 1], x_t)
-            law = schedule.q(x_0, s) if parameterization == "forward" else schedule.posterior(x_0, x_t, _full(t, x_t), s)
-            x_t = law.sample(fresh)
+    caption = {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled_prompt_embeds}
+    x_t, dtype = noise, torch.promote_types(noise.dtype, torch.float32)
+    for t, s in pairwise([*step_timesteps(steps, schedule.num_timesteps), CLEAN]):
+        fresh = torch.zeros_like(noise)
+        if s != CLEAN:
+            fresh = torch.randn(noise.shape, generator=rng, device=noise.device, dtype=dtype)
+        t, s = _full(t, noise), _full(s, noise)
+        x_0, x_t = denoising_step(generator, x_t, t, s, fresh, schedule, parameterization, **caption)
     return x_0
 
 

@@ -48,18 +48,16 @@ def composed(overrides: list[str]) -> config.Config:
 
 
 def flops_an_item(found: dict[str, int], o: config.Objective, tr: config.Trainer) -> float:
-    """Mean FLOPs of an item in an update, with the updates that each network sits out and the penalties' interval.
+    """Mean FLOPs of an item in an update, with the penalties' interval.
 
     With accumulation G passes twice, for D and again for itself. Gradient checkpointing's passes are not counted: they are
     no progress, and utilisation is stated without them.
     """
     of_d = found["discriminator_forward"] + found["discriminator_backward"]
     of_d += found["penalty"] / o.r1_interval * ((o.r1_weight > 0) + (o.r2_weight > 0))
-    of_g = found["generator_backward"] + found["discriminator_for_generator"]
-    of_both = found["generator_forward"]
-    if tr.accumulation > 1:
-        of_both = found["generator_forward"] * (1 / tr.discriminator_interval + 1 / tr.generator_interval)
-    return of_both + of_d / tr.discriminator_interval + of_g / tr.generator_interval
+    of_g = found["generator_forward"] * (1 if tr.accumulation == 1 else 2) + found["generator_backward"]
+    of_g += found["discriminator_for_generator"]
+    return of_d + of_g
 
 
 def make_plan(c: config.Config, gpus: int | None = None, gpu: str = "h100-80gb", mfu: float = 0.35) -> dict[str, Any]:

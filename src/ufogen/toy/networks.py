@@ -1,4 +1,7 @@
-"""Small MLPs with a leading seed dimension: one batched matrix product trains the networks of every seed at once.
+"""Small MLPs of every seed at once: one batched matrix product trains them all.
+
+To the objective the seeds' items are one batch: item i of seed j stands at i * seeds + j, so that a part or a multiple of a
+batch has all seeds too. Inside, the seed is the leading dimension.
 
 Adam works element by element, so Adam on the batched weights is Adam for each seed alone, as long as the loss is the
 sum of the seeds' losses.
@@ -47,27 +50,41 @@ class Generator(nn.Module):
         inputs = 2 * (1 + 2 * frequencies) + TIME_FEATURES + latent
         self.body = BatchedMLP(seeds, [inputs, width, width, width, 2], "laboratory generator")
         self.skip = BatchedMLP(seeds, [2, 2], "laboratory skip")
-        self.frequencies = frequencies
+        self.seeds, self.frequencies = len(seeds), frequencies
 
     def forward(self, x_t: Tensor, t: Tensor, z: Tensor) -> Tensor:
-        """x_t (seeds, b, 2), t (seeds, b) int64, z (seeds, b, latent) -> (seeds, b, 2)."""
+        """x_t (b seeds, 2), t (b seeds,) int64, z (b seeds, latent) -> (b seeds, 2)."""
+        x_t, t, z = (by_seed(x, self.seeds) for x in (x_t, t, z))
         features = [fourier(x_t, self.frequencies), time_features(t), z]
-        return self.body(torch.cat(features, dim=2)) + self.skip(x_t)
+        return as_items(self.body(torch.cat(features, dim=2)) + self.skip(x_t))
 
 
 class Discriminator(nn.Module):
-    """D(x_s, s) or D(x_s, x_t, s) -> logits (seeds, b, 1): four hidden layers."""
+    """D(x_s, s) or D(x_s, x_t, s) -> logits (b seeds, 1): four hidden layers."""
 
     def __init__(self, seeds: list[int], width: int, joint: bool, frequencies: int):
         super().__init__()
         inputs = (1 + joint) * 2 * (1 + 2 * frequencies) + TIME_FEATURES
         self.body = BatchedMLP(seeds, [inputs, width, width, width, width, 1], "laboratory discriminator")
-        self.joint, self.frequencies = joint, frequencies
+        self.seeds, self.joint, self.frequencies = len(seeds), joint, frequencies
 
-    def forward(self, x_s: Tensor, x_t: Tensor, s: Tensor) -> Tensor:
-        """x_s, x_t (seeds, b, 2), s (seeds, b) int64; the marginal critic does not look at x_t."""
-        positions = torch.cat([x_s, x_t], dim=2) if self.joint else x_s
-        return self.body(torch.cat([fourier(positions, self.frequencies), time_features(s)], dim=2))
+    def forward(self, x_s: Tensor, s: Tensor, x_t: Tensor) -> Tensor:
+        """x_s, x_t (b seeds, 2), s (b seeds,) int64; the marginal discriminator does not see x_t."""
+        positions = by_seed(torch.cat([x_s, x_t], dim=1) if self.joint else x_s, self.seeds)
+        features = [fourier(positions, self.frequencies), time_features(by_seed(s, self.seeds))]
+        return as_items(self.body(torch.cat(features, dim=2)))
+
+
+def by_seed(items: Tensor, seeds: int) -> Tensor:
+    """(b seeds, ...) -> (seeds, b, ...). Selected and not transposed, so that gradients too lie in memory seed by seed."""
+    order = torch.arange(len(items)).view(-1, seeds).T.flatten()
+    return items.index_select(0, order).unflatten(0, (seeds, -1))
+
+
+def as_items(x: Tensor) -> Tensor:
+    """(seeds, b, ...) -> (b seeds, ...)."""
+    order = torch.arange(x.shape[0] * x.shape[1]).view(x.shape[0], -1).T.flatten()
+    return x.flatten(0, 1).index_select(0, order)
 
 
 def fourier(x: Tensor, frequencies: int) -> Tensor:

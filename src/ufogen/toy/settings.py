@@ -4,7 +4,7 @@ As in the toy of SIDDM (`Simulation_SIDDMs` of the authors' code, arXiv 2306.125
 four in D with SiLU, a linear path around G's, two uniform latent numbers, the cosine schedule, beta1 and beta2, lambda = 1.
 Changed, so that minutes on one core are enough: width 64 of 100, batch 128 of 4,000, 5,000 updates of 187,500 with
 larger learning rates that decay, averaged weights, Fourier features of the coordinates and a faint lazy R1 (a stronger
-one blurs). The published script shows its critic x'_0; here the critic sees x'_s, as in the papers.
+one blurs). The published script shows its D x'_0; here D sees x'_s, as in the papers.
 The values stand in experiments/toy/default.yaml.
 """
 

@@ -1,23 +1,27 @@
 """Training and sampling of one arm: a method with T denoising steps, all seeds at once.
 
-The update is that of objectives/diffusion_gan.py with two more axes, the critic's input and a latent z. Tensors are
-(seeds, b, ...); the functions of `Schedule` and `losses` see them with the first two axes as one.
+The method is `diffusion/objective.py` itself. What is the toy's own: G has a latent z beside x_t, every seed draws from its own
+generator, and a loss is summed over the seeds, so that each trains as it would alone.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ufogen.diffusion import losses
+from ufogen import config
 from ufogen.diffusion.networks import frozen
+from ufogen.diffusion.objective import DiffusionGAN, denoising_step
 from ufogen.diffusion.sampling import step_timesteps
-from ufogen.diffusion.schedule import CLEAN, Gaussian, Schedule
+from ufogen.diffusion.schedule import CLEAN, Schedule
 from ufogen.randomness import torch_generator
 from ufogen.toy import mixture
-from ufogen.toy.networks import Discriminator, Generator
+from ufogen.toy.networks import Discriminator, Generator, as_items, by_seed
 from ufogen.toy.settings import TIMESTEPS, Method, Toy
 from ufogen.training.learning_rate import learning_rate, set_learning_rate
 
@@ -35,17 +39,75 @@ def make_schedule(kind: str) -> Schedule:
     return Schedule(torch.cumprod(1 - betas, 0))
 
 
+def make_objective(method: Method, steps: int, settings: Toy) -> config.Objective:
+    """The method with T = `steps` denoising steps as a point in the space of diffusion-GANs."""
+    return config.Objective(
+        parameterization=method.parameterization,
+        discriminator_input=method.discriminator_input,
+        reconstruction=method.reconstruction,
+        gamma=method.gamma,
+        reconstruction_weight=settings.reconstruction_weight,
+        coupling=method.coupling,
+        step_size=TIMESTEPS // steps,
+        step_size_max=0,
+        timesteps="grid",
+        minimum_timestep=0,
+        last_timestep_share=0.0,
+        adversarial="nonsaturating",
+        r1_weight=settings.r1_weight,
+        r2_weight=0.0,
+        r1_interval=settings.r1_interval,
+        r1_variable="x_s",
+        mismatched_share=0.0,
+        generator_init="scratch",
+        discriminator_init="scratch",
+        discriminator_heads="output",
+    )
+
+
+class SeedDraws:
+    """The random numbers of an update for n items of every seed, which takes all of its own from one generator.
+
+    Attributes
+    ----------
+    x_0: data (n seeds, 2).
+    z: the latent of G (n seeds, latent), uniform in [0, 1).
+    """
+
+    def __init__(self, generators: list[torch.Generator], n: int, steps: int, latent: int):
+        def of_seeds(draw: Callable[[torch.Generator], Tensor]) -> Tensor:
+            return as_items(torch.stack([draw(g) for g in generators]))
+
+        normal = of_seeds(lambda g: torch.randn(4, n, 2, generator=g).transpose(0, 1))  # (n seeds, 4, 2)
+        index = of_seeds(lambda g: torch.randint(mixture.MODES * steps, (n,), generator=g))
+        self.z = of_seeds(lambda g: torch.rand(n, latent, generator=g))
+        self.x_0 = mixture.from_draws(index % mixture.MODES, normal[:, 0])
+        self._place, self._normal = index // mixture.MODES, iter(normal[:, 1:].unbind(1))
+
+    def normal(self, like: Tensor) -> Tensor:
+        return next(self._normal)
+
+    def integers(self, low: int, high: int, n: int) -> Tensor:
+        """The place of t on the grid, which was drawn with the mode."""
+        return high - 1 - self._place
+
+    def uniform(self, n: int) -> Tensor:
+        """Not below any share: the toy draws no share of its items."""
+        return torch.ones(n)
+
+
 class Arm:
     """A method, its number of trained denoising steps T and the networks of every seed."""
 
     def __init__(self, method: Method, steps: int, settings: Toy, seeds: list[int]):
         self.method, self.steps, self.settings, self.seeds = method, steps, settings, seeds
         self.schedule = make_schedule(settings.schedule)
+        self.objective = DiffusionGAN(self.schedule, make_objective(method, steps, settings))
         self.grid = torch.tensor(step_timesteps(steps, TIMESTEPS)).flip(0)  # (T,), ascending
         shape = (seeds, settings.width)
         self.generator = Generator(*shape, method.latent, settings.frequencies)
         self.discriminator = Discriminator(*shape, method.discriminator_input == "joint", settings.frequencies)
-        self.average = Generator(*shape, method.latent, settings.frequencies).requires_grad_(False)
+        self.ema = Generator(*shape, method.latent, settings.frequencies).requires_grad_(False)
 
     def train(self) -> None:
         """All updates; the averaged generator is what is sampled afterwards."""
@@ -53,62 +115,37 @@ class Arm:
         betas = (c.beta1, c.beta2)
         self.optimizer_g = torch.optim.Adam(self.generator.parameters(), c.generator_learning_rate, betas, fused=True)
         self.optimizer_d = torch.optim.Adam(self.discriminator.parameters(), c.discriminator_learning_rate, betas, fused=True)
-        draws = [torch_generator("cpu", seed, "laboratory training") for seed in self.seeds]
+        generators = [torch_generator("cpu", seed, "laboratory training") for seed in self.seeds]
         for step in range(c.updates):
             set_learning_rate(self.optimizer_g, learning_rate(step, c.generator_learning_rate, 0, c.updates))
             set_learning_rate(self.optimizer_d, learning_rate(step, c.discriminator_learning_rate, 0, c.updates))
-            self._update(step, draws)
+            self._update(step, SeedDraws(generators, c.batch_size, self.steps, self.method.latent))
 
-    def _update(self, step: int, draws: list[torch.Generator]) -> None:
+    def _update(self, step: int, draws: SeedDraws) -> None:
         """One optimizer step of D, then one of G, from the same forward pass of G."""
-        c, m, n = self.settings, self.method, len(self.seeds)
-        normal = torch.stack([torch.randn(4, c.batch_size, 2, generator=g) for g in draws], dim=1)  # (4, seeds, b, 2)
-        index = torch.stack([torch.randint(mixture.MODES * self.steps, (c.batch_size,), generator=g) for g in draws])
-        z = torch.stack([torch.rand(c.batch_size, m.latent, generator=g) for g in draws])
-        x_0 = mixture.from_draws(index % mixture.MODES, normal[0])
-        t = self.grid[index // mixture.MODES]
-        s = (t - TIMESTEPS // self.steps).clamp(min=CLEAN)
+        objective, discriminator = self.objective, self.discriminator
+        items = objective.draw(draws.x_0, {}, draws)
+        x_0_fake, x_s_fake = objective.generate(partial(self.generator, z=draws.z), items)
 
-        x_s = _sample(self.schedule.q(_flat(x_0), _flat(s)), normal[1])
-        if m.coupling == "chained":
-            x_t = _sample(self.schedule.q_step(_flat(x_s), _flat(s), _flat(t)), normal[2])
-        else:
-            x_t = _sample(self.schedule.q(_flat(x_0), _flat(t)), normal[2])
-        x_0_fake = self.generator(x_t, t, z)
-        x_s_fake = _sample(self._law(x_0_fake, x_t, t, s), normal[3])
+        loss, _ = objective.discriminator_loss(discriminator, items, x_s_fake.detach())
+        if objective.penalized(step):
+            penalty, _ = objective.penalties(discriminator, items, x_s_fake.detach())
+            loss = loss + penalty
+        self._step(self.optimizer_d, loss)
 
-        both = [torch.cat([a, b], dim=1) for a, b in ((x_s, x_s_fake.detach()), (x_t, x_t), (s, s))]
-        real, fake = self.discriminator(*both).chunk(2, dim=1)
-        loss = n * losses.discriminator_loss(real, fake, "nonsaturating")
-        if c.r1_weight and step % c.r1_interval == 0:
-            x_s_leaf = x_s.detach().requires_grad_()
-            penalty = losses.r1_penalty(_flat(self.discriminator(x_s_leaf, x_t, s)), x_s_leaf)
-            loss = loss + n * c.r1_weight * c.r1_interval * penalty
-        self.optimizer_d.zero_grad()
-        loss.backward()
-        self.optimizer_d.step()
-
-        with frozen(self.discriminator):
-            loss = losses.generator_loss(self.discriminator(x_s_fake, x_t, s), "nonsaturating")
-        if m.reconstruction == "x_0":
-            gamma = losses.gamma_weight(m.gamma, _flat(t), _flat(s), self.schedule)
-            loss = loss + c.reconstruction_weight * losses.reconstruction_loss(_flat(x_0_fake), _flat(x_0), gamma)
-        elif m.reconstruction == "x_s":
-            gamma = losses.forward_kl_weight(_flat(t), _flat(s), self.schedule)
-            loss = loss + c.reconstruction_weight * losses.reconstruction_loss(_flat(x_s_fake), _flat(x_s), gamma)
-        self.optimizer_g.zero_grad()
-        (n * loss).backward()
-        self.optimizer_g.step()
-        decay = min(c.ema_decay, (step + 1) / (step + 10))
+        with frozen(discriminator):
+            loss, _ = objective.generator_loss(discriminator, items, x_0_fake, x_s_fake)
+        self._step(self.optimizer_g, loss)
+        decay = min(self.settings.ema_decay, (step + 1) / (step + 10))
         with torch.no_grad():
-            for average, value in zip(self.average.parameters(), self.generator.parameters(), strict=True):
+            for average, value in zip(self.ema.parameters(), self.generator.parameters(), strict=True):
                 average.lerp_(value, 1 - decay)
 
-    def _law(self, x_0_fake: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Gaussian:
-        """p(x_s | x_t) with the first two axes as one."""
-        if self.method.parameterization == "forward":
-            return self.schedule.q(_flat(x_0_fake), _flat(s))
-        return self.schedule.posterior(_flat(x_0_fake), _flat(x_t), _flat(t), _flat(s))
+    def _step(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+        """Descend a mean over the items of all seeds as their sum over seeds."""
+        optimizer.zero_grad()
+        (len(self.seeds) * loss).backward()
+        optimizer.step()
 
     @torch.no_grad()
     def sample(self, steps: int, n: int) -> Tensor:
@@ -116,22 +153,11 @@ class Arm:
 
         The timesteps are equally far apart on the trained grid, or as nearly as it allows.
         """
-        timesteps = self.grid[step_timesteps(steps, self.steps)].tolist() + [CLEAN]
-        draws = [torch_generator("cpu", seed, "laboratory sampling", steps) for seed in self.seeds]
-        x_t = torch.stack([torch.randn(n, 2, generator=g) for g in draws])
-        for now, following in zip(timesteps[:-1], timesteps[1:], strict=True):
-            t, s = (torch.full((len(draws), n), value) for value in (now, following))
-            z = torch.stack([torch.rand(n, self.method.latent, generator=g) for g in draws])
-            fresh = torch.stack([torch.randn(n, 2, generator=g) for g in draws])
-            x_t = _sample(self._law(self.average(x_t, t, z), x_t, t, s), fresh)
-        return x_t
-
-
-def _flat(x: Tensor) -> Tensor:
-    """(seeds, b, ...) -> (seeds b, ...)."""
-    return x.flatten(0, 1)
-
-
-def _sample(law: Gaussian, noise: Tensor) -> Tensor:
-    """A draw from a law over the flat first axis, in the shape of the noise (seeds, b, 2)."""
-    return law.sample(_flat(noise)).view_as(noise)
+        generators = [torch_generator("cpu", seed, "laboratory sampling", steps) for seed in self.seeds]
+        x_t = as_items(torch.stack([torch.randn(n, 2, generator=g) for g in generators]))
+        for t, s in pairwise([*self.grid[step_timesteps(steps, self.steps)].tolist(), CLEAN]):
+            t, s = (torch.full((len(x_t),), value) for value in (t, s))
+            z = as_items(torch.stack([torch.rand(n, self.method.latent, generator=g) for g in generators]))
+            fresh = as_items(torch.stack([torch.randn(n, 2, generator=g) for g in generators]))
+            _, x_t = denoising_step(self.ema, x_t, t, s, fresh, self.schedule, self.method.parameterization, z=z)
+        return by_seed(x_t, len(self.seeds))

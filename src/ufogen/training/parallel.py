@@ -1,14 +1,18 @@
-"""Two networks divided over the processes with torch's `fully_shard` (FSDP2); accelerate's plugin for it takes one network.
+"""A network in training behind one interface, whether each process has it whole or a share of it.
 
-`fully_shard` gathers the weights of a block for its passes, and averages and divides its gradients after the backward pass.
-The optimizer, the average and the checkpoint are elementwise: they see the shards of this process as plain tensors.
+Whole, accelerate keeps the processes' copies equal (DistributedDataParallel). Shared, torch's `fully_shard` (FSDP2) divides
+it; accelerate's plugin for that takes one network, and here are two. `fully_shard` gathers the weights of a block for its
+passes, and averages and divides its gradients after the backward pass. The optimizer, the average and the checkpoint are
+elementwise: they see the shards of this process as plain tensors.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,16 +22,27 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
 from ufogen import config
-from ufogen.diffusion.networks import Discriminator, Generator, trainable, without_gradients
+from ufogen.diffusion.networks import Discriminator, Generator, frozen, trainable, without_gradients
 from ufogen.errors import UserError
 
+Network = Generator | Discriminator
+Pass = Callable[..., Tensor]  # a pass of a network
 BLOCKS = (ResnetBlock2D, BasicTransformerBlock, Downsample2D, Upsample2D)  # gathered one at a time; the rest with the U-Net
+
+
+class Stateful(Protocol):
+    """What a checkpoint keeps of a process."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 def check(trainer: config.Trainer, accelerator: Accelerator) -> None:
@@ -45,20 +60,113 @@ def check(trainer: config.Trainer, accelerator: Accelerator) -> None:
         raise UserError(f"parameter trainer.precision is fp16; allowed {found}: no, bf16")
 
 
-class Sharded:
-    """A network whose weights and gradients are divided over the processes, in place.
+def make_parallel(network: Network, accelerator: Accelerator, settings: config.Trainer) -> Parallel:
+    """The network as `settings` say, in place. Raises `UserError` for settings that do not go with the sharding asked for."""
+    check(settings, accelerator)
+    if settings.gradient_checkpointing:
+        network.unet.enable_gradient_checkpointing()
+    if settings.sharding != "none":
+        return Sharded(network, accelerator, settings.sharding)
+    if settings.compile:  # in place, so that every pass has it, that of D in G's loss too
+        network.unet.compile_repeated_blocks()
+    return Whole(network, accelerator, settings.compile)
 
-    All processes must start from the same weights, as no process sends its own. Gradients are averaged over the processes
-    and divided at every backward pass, also between micro-batches: none is ever kept whole.
+
+class Parallel(ABC):
+    """What the trainer asks of a network. Called, it makes a pass under autocast.
 
     Attributes
     ----------
-    trained: this process's shards of the trained weights: plain tensors that share their memory.
+    network: what is trained.
+    trained: the weights that this process optimizes.
     """
 
-    def __init__(self, network: Generator | Discriminator, accelerator: Accelerator, mode: str):
+    trained: list[nn.Parameter]
+
+    def __init__(self, network: Network, accelerator: Accelerator):
+        self.network, self.accelerator = network, accelerator
+
+    def __call__(self, *inputs: Tensor, **caption: Tensor) -> Tensor:
+        with self.accelerator.autocast():
+            return self.network(*inputs, **caption)
+
+    @abstractmethod
+    def prepare(self, name: str, optimizer: Optimizer, **kept: Stateful) -> Optimizer:
+        """The optimizer of `trained`, which checkpoints keep from now on under `name`, as they do the weights and `kept`."""
+
+    @abstractmethod
+    def more_to_come(self) -> AbstractContextManager[None]:
+        """Round a micro-batch that is not the last: its gradients can wait before processes exchange them."""
+
+    @abstractmethod
+    def take_gradients(self, clip: float) -> None:
+        """Bring the gradients to `trained`, with their norm over all processes clipped where `clip` is not 0."""
+
+    @abstractmethod
+    def frozen(self) -> AbstractContextManager[Pass]:
+        """Within it a pass whose gradient reaches the input and not the weights. It holds the backward pass too."""
+
+    @abstractmethod
+    def twice_differentiable(self) -> AbstractContextManager[Pass]:
+        """Within it a pass whose gradient can be differentiated again. It holds every pass and the backward pass."""
+
+    @abstractmethod
+    def whole(self) -> AbstractContextManager[Network | None]:
+        """The undivided network; sharded a copy on the main process, None on the others, and all must enter."""
+
+
+class Whole(Parallel):
+    """Each process has the whole network."""
+
+    def __init__(self, network: Network, accelerator: Accelerator, compiled: bool):
+        super().__init__(network, accelerator)
+        self.compiled, self.trained = compiled, trainable(network)
+        self.exchanging = accelerator.prepare(network)  # the network itself where there is one process
+
+    def __call__(self, *inputs: Tensor, **caption: Tensor) -> Tensor:
+        with self.accelerator.autocast():
+            return self.exchanging(*inputs, **caption)
+
+    def prepare(self, name: str, optimizer: Optimizer, **kept: Stateful) -> Optimizer:
+        self.accelerator.register_for_checkpointing(*kept.values())
+        return self.accelerator.prepare(optimizer)
+
+    def more_to_come(self) -> AbstractContextManager[None]:
+        return self.accelerator.no_sync(self.exchanging)
+
+    def take_gradients(self, clip: float) -> None:
+        if clip:
+            self.accelerator.clip_grad_norm_(self.trained, clip)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[Pass]:
+        with frozen(self.network):
+            yield super().__call__  # without an exchange of gradients, as there are none
+
+    @contextlib.contextmanager
+    def twice_differentiable(self) -> Iterator[Pass]:
+        yield self._eagerly if self.compiled else self
+
+    def _eagerly(self, *inputs: Tensor, **caption: Tensor) -> Tensor:
+        with torch.compiler.set_stance("force_eager"):
+            return self(*inputs, **caption)
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[Network]:
+        yield self.network
+
+
+class Sharded(Parallel):
+    """Weights and gradients are divided over the processes; `trained` are this process's shards, which share their memory.
+
+    All processes must start from the same weights, as no process sends its own. Gradients are averaged over the processes
+    and divided at every backward pass, also between micro-batches: none is ever kept whole.
+    """
+
+    def __init__(self, network: Network, accelerator: Accelerator, mode: str):
         """`mode` full: a block's weights are freed after each of its passes. zero2: kept from forward to backward pass."""
-        self.network, self.accelerator, self.full = network, accelerator, mode == "full"
+        super().__init__(network, accelerator)
+        self.full = mode == "full"
         self._empty = _without_memory(network)
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         for module in list(network.unet.modules()):
@@ -71,8 +179,14 @@ class Sharded:
         self._weights = trainable(network)
         self.trained = [nn.Parameter(weight.to_local().detach()) for weight in self._weights]
 
+    def prepare(self, name: str, optimizer: Optimizer, **kept: Stateful) -> Optimizer:
+        _keep(self.accelerator, name, {"weights": self, "optimizer": optimizer} | kept)
+        return optimizer
+
+    def more_to_come(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
     def take_gradients(self, clip: float) -> None:
-        """Move the gradients to `trained`, with their norm over all processes clipped where `clip` is not 0."""
         for shard, weight in zip(self.trained, self._weights, strict=True):
             shard.grad = None if weight.grad is None else weight.grad.to_local()
             weight.grad = None
@@ -82,18 +196,19 @@ class Sharded:
             norm = self.accelerator.reduce(squared, "sum").sqrt()
             nn.utils.clip_grads_with_norm_(self.trained, clip, norm, foreach=True)
 
-    def frozen(self) -> contextlib.AbstractContextManager[None]:
-        """As `networks.frozen`, also for the weights that are gathered within it, which are parameters of their own."""
-        return without_gradients([*self._weights, *self._gathered])
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[Pass]:
+        with without_gradients([*self._weights, *self._gathered]):  # what is gathered within it are parameters of their own
+            yield self
 
     @contextlib.contextmanager
-    def kept_whole(self) -> Iterator[None]:
-        """Within it gathered weights stay: a second differentiation needs them before a hook would gather them again."""
+    def twice_differentiable(self) -> Iterator[Pass]:
+        """Gathered weights stay within it: a second differentiation needs them before a hook would gather them again."""
         for module in self._modules:
             module.set_reshard_after_forward(False, recurse=False)
             module.set_reshard_after_backward(False, recurse=False)
         try:
-            yield
+            yield self
         finally:
             for module in self._modules:
                 module.set_reshard_after_forward(self.full and module is not self.network.unet, recurse=False)
@@ -101,8 +216,7 @@ class Sharded:
                 module.reshard()
 
     @contextlib.contextmanager
-    def whole(self) -> Iterator[Generator | Discriminator | None]:
-        """On the main process an undivided copy of the network, None on the others. All must enter."""
+    def whole(self) -> Iterator[Network | None]:
         state = {}
         for name, weight in self._named.items():
             tensor = weight.detach().full_tensor()
@@ -118,10 +232,10 @@ class Sharded:
         finally:
             self._empty.to("meta")
 
-    def state_dict(self) -> dict[str, list[torch.Tensor]]:
+    def state_dict(self) -> dict[str, list[Tensor]]:
         return {"trained": [shard.detach() for shard in self.trained]}
 
-    def load_state_dict(self, state: dict[str, list[torch.Tensor]]) -> None:
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
         with torch.no_grad():
             for shard, value in zip(self.trained, state["trained"], strict=True):
                 shard.copy_(value)
@@ -136,23 +250,15 @@ class Sharded:
         return found
 
 
-class Stateful(Protocol):
-    """What a checkpoint keeps of a process."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-def register(accelerator: Accelerator, **parts: Stateful) -> None:
+def _keep(accelerator: Accelerator, name: str, parts: dict[str, Stateful]) -> None:
     """Have each process write its share of `parts` into accelerate's checkpoints, and read it from them."""
-    name = f"shard-{accelerator.process_index:05d}.pt"
+    file = f"{name}-{accelerator.process_index:05d}.pt"
 
     def save(models: list, weights: list, folder: str) -> None:
-        torch.save({key: part.state_dict() for key, part in parts.items()}, Path(folder) / name)
+        torch.save({key: part.state_dict() for key, part in parts.items()}, Path(folder) / file)
 
     def load(models: list, folder: str) -> None:
-        state = torch.load(Path(folder) / name, map_location="cpu", weights_only=True)
+        state = torch.load(Path(folder) / file, map_location="cpu", weights_only=True)
         for key, part in parts.items():
             part.load_state_dict(state[key])
 
@@ -160,7 +266,7 @@ def register(accelerator: Accelerator, **parts: Stateful) -> None:
     accelerator.register_load_state_pre_hook(load)
 
 
-def _without_memory(network: Generator | Discriminator) -> Generator | Discriminator:
+def _without_memory(network: Network) -> Network:
     """A copy on the meta device."""
     empty = copy.deepcopy(network).to("meta")
     if isinstance(network, Generator):

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ufogen import config
 from ufogen.base.autoencoder import decode_latents
-from ufogen.data.encoded import Encoded, EncodedBatch
+from ufogen.data.encoded import Encoded
 from ufogen.data.nouns import Nouns
+from ufogen.diffusion.batch import EncodedBatch
 from ufogen.diffusion.networks import Generator, make_networks
-from ufogen.diffusion.objective import DiffusionGAN
 from ufogen.diffusion.sampling import sample_generator, step_timesteps
 from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
@@ -33,6 +33,7 @@ from ufogen.randomness import torch_generator
 from ufogen.training.checkpoint import Checkpoint, fingerprint
 from ufogen.training.log import Table
 from ufogen.training.loop import fit, make_accelerator
+from ufogen.training.trainer import AdversarialTrainer
 
 ARMS = Path("pipelines/ablations/arms.yaml")
 RUNS = ARTIFACTS / "ablations" / "runs"
@@ -41,10 +42,11 @@ METRICS = ("kid_lite0", "fd_lite0", "precision", "recall", "attribute_accuracy")
 CODE = tuple(
     f"src/ufogen/{name}.py"
     for name in (
-        "base/autoencoder", "data/encoded", "diffusion/losses", "diffusion/networks", "diffusion/objective",
+        "base/autoencoder", "data/encoded", "diffusion/batch", "diffusion/losses", "diffusion/networks", "diffusion/objective",
         "diffusion/prediction",
         "diffusion/sampling", "diffusion/schedule", "evaluation/alignment", "evaluation/features", "evaluation/fidelity",
         "pipelines/ablations/run", "randomness", "training/learning_rate", "training/loop", "training/optimizers",
+        "training/parallel", "training/trainer",
     )
 )  # fmt: skip
 
@@ -67,7 +69,7 @@ def main(c: config.Config) -> None:
     schedule, prediction_type = Schedule.from_scheduler(base.scheduler), base.scheduler.config.prediction_type
     torch.manual_seed(seed)
     generator, discriminator = make_networks(base.unet, schedule, prediction_type, objective)
-    task = DiffusionGAN(generator, discriminator, schedule, objective, trainer)
+    task = AdversarialTrainer(generator, discriminator, schedule, objective, trainer)
     judge = Judge(c, base, schedule, objective.parameterization, seed, accelerator.device)
     work = ARTIFACTS / "checkpoints" / "ablations" / f"{arm}-{seed}"
     began, resumed = time.process_time(), Checkpoint(work, accelerator, identity).exists()

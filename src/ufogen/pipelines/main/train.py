@@ -21,7 +21,6 @@ from ufogen.data.streamed import Streamed
 from ufogen.data.training_data import open_training_data
 from ufogen.diffusion.losses import EQUILIBRIUM
 from ufogen.diffusion.networks import make_networks
-from ufogen.diffusion.objective import DiffusionGAN
 from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
 from ufogen.evaluation.validation import Validation
@@ -31,6 +30,7 @@ from ufogen.training.checkpoint import Checkpoint, fingerprint
 from ufogen.training.log import CurveLog
 from ufogen.training.loop import fit, make_accelerator
 from ufogen.training.lora import add_lora, save_generator
+from ufogen.training.trainer import AdversarialTrainer
 
 
 def main(c: config.Config) -> None:
@@ -52,7 +52,7 @@ def main(c: config.Config) -> None:
     for network, rank in zip(networks, (tr.generator_lora_rank, tr.discriminator_lora_rank), strict=True):
         if rank:
             add_lora(network, rank)
-    task = DiffusionGAN(*networks, schedule, c.objective, tr)
+    task = AdversarialTrainer(*networks, schedule, c.objective, tr)
     data = open_training_data(c, accelerator, base)
     work = ARTIFACTS / "checkpoints" / "train"
     run_id = fingerprint(
@@ -67,7 +67,7 @@ def main(c: config.Config) -> None:
         if validates:
             validation = Validation(c, base, schedule, work, accelerator.device, resume)
 
-    def look(step: int) -> None:
+    def validate(step: int) -> None:
         draw, measure = (step % every == 0 or step == tr.updates for every in (tr.sample_every, tr.validate_every))
         if validates and (draw or measure):
             with task.averaged() as generator:  # on all processes, which have each a part of it if it is sharded
@@ -77,7 +77,7 @@ def main(c: config.Config) -> None:
     fit(
         task, data, accelerator, updates=tr.updates, seed=c.seed, folder=work, run=run_id,
         checkpoint_every=tr.checkpoint_every, log_every=tr.log_every, on_log=log,
-        on_checkpoint=look, description="ufogen",
+        on_checkpoint=validate, description="ufogen",
     )  # fmt: skip
     with contextlib.nullcontext() if tr.keep == "best" else task.averaged() as generator:
         if accelerator.is_main_process:
@@ -96,7 +96,7 @@ def main(c: config.Config) -> None:
     resumable.clear()
 
 
-def training_card(c: config.Config, task: DiffusionGAN, data: Encoded | Streamed, kept: int) -> dict:
+def training_card(c: config.Config, task: AdversarialTrainer, data: Encoded | Streamed, kept: int) -> dict:
     """What the run was: settings, sizes and the number of U-Net passes, for comparison at equal compute."""
     return {
         "seed": c.seed,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ufogen import config
-from ufogen.diffusion import losses, schedule
+from ufogen.diffusion import batch, losses, objective, schedule
 from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, write_results
 from ufogen.randomness import torch_generator
 from ufogen.toy import mixture, networks, train
@@ -26,7 +26,7 @@ NAMES = ("method", "trained_steps", "steps", "seed")
 METRICS = ("modes", "box_fraction", "mode_kl", "frechet", "wasserstein_2")
 SHOWN = 1500  # samples of the first seed that are kept for the figure
 # what a number depends on beside the settings, as it is when this process starts
-CODE = b"".join(Path(module.__file__).read_bytes() for module in (losses, schedule, mixture, networks, train))
+CODE = b"".join(Path(module.__file__).read_bytes() for module in (batch, losses, objective, schedule, mixture, networks, train))
 
 
 @dataclass(frozen=True)
