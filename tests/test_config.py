@@ -30,7 +30,7 @@ def test_absent_key_is_named_with_what_is_allowed(params):
     with pytest.raises(UserError, match="^parameter seed is missing; allowed: a whole number, 0 or greater$"):
         load(params(""))
     text = PARAMS.read_text().replace("  gamma: snr\n", "", 1)
-    with pytest.raises(UserError, match="^parameter objective.gamma is missing; allowed: snr, truncated_snr, min_snr"):
+    with pytest.raises(UserError, match="^parameter objective.gamma is missing; allowed: snr, truncated_snr"):
         load(params(text))
 
 
@@ -68,7 +68,7 @@ def test_precision_no_may_stand_without_quotes(text):
     [
         ("objectve.gamma=snr", "objectve", "", "objective, trainer"),
         ("objective.gama=snr", "objective.gama", "", "gamma, reconstruction_weight"),
-        ("objective.gamma=snrr", "objective.gamma", "'snrr'", "snr, truncated_snr, min_snr, kl, constant"),
+        ("objective.gamma=snrr", "objective.gamma", "'snrr'", "snr, truncated_snr, constant"),
         ("objective.gamma=[snr]", "objective.gamma", "['snr']", "snr, truncated_snr"),
         ("trainer.precision=yes", "trainer.precision", "True", "auto, no, bf16, fp16"),
         ("trainer.decay=no", "trainer.decay", "False", "constant, cosine"),

@@ -67,7 +67,7 @@ class Objective:
 
     parameterization: Literal["forward", "posterior"]
     discriminator_input: Literal["marginal", "joint"]  # D sees x_s, or x_s and x_t
-    reconstruction: Literal["x_0", "x_s", "forward_kl", "none"]
+    reconstruction: Literal["x_0", "x_s", "none"]
     gamma: Gamma
     reconstruction_weight: Number  # lambda_KL
     coupling: Literal["independent", "chained"]
@@ -76,7 +76,7 @@ class Objective:
     timesteps: Literal["grid", "uniform"]
     minimum_timestep: Whole  # t is drawn at or above it
     last_timestep_share: Share  # share of draws moved to t = T - 1, where one-step sampling starts
-    adversarial: Literal["nonsaturating", "clamped_bce", "hinge"]
+    adversarial: Literal["nonsaturating", "clamped_bce"]
     r1_weight: Number  # 0 turns R1 off
     r2_weight: Number  # the same penalty on generated samples (Mescheder et al. 2018); not the paper's
     r1_interval: Count  # updates of D from one penalised to the next, R2 with R1
@@ -105,8 +105,6 @@ class Trainer:
     discriminator_lora_rank: Whole
     generator_learning_rate: Number
     discriminator_learning_rate: Number
-    generator_interval: Count  # G is updated at every n-th update, ...
-    discriminator_interval: Count  # ... D at every n-th
     beta1: Decay
     beta2: Decay
     warmup: Whole

@@ -25,7 +25,7 @@ Heads = Literal["output", "both"]  # of the discriminator
 ResizeFilter = Literal["box", "bilinear", "bicubic", "lanczos"]  # Pillow's, with antialiasing
 CocoSplit = Literal["train2014", "val2014", "train2017", "val2017"]
 Solver = Literal["ddim", "dpm++"]  # diffusion/sampling.py
-Gamma = Literal["snr", "truncated_snr", "min_snr", "kl", "constant"]
+Gamma = Literal["snr", "truncated_snr", "constant"]
 
 
 class Refused(ValueError):
