@@ -544,7 +544,7 @@ def test_description(plain):
     [
         ({"device": "toaster"}, "device toaster cannot be used"),
         ({"device": "cuda:99"}, "device cuda:99 cannot be used"),
-        ({"dtype": "int8"}, "dtype int8 is unknown; allowed: float32, float16, bfloat16"),
+        ({"dtype": "int8"}, "dtype int8 is unknown; allowed: auto, float32, float16, bfloat16"),
         ({"dtype": torch.float64}, "dtype float64 is unknown"),
     ],
 )
@@ -568,3 +568,10 @@ def test_importing_the_package_is_light():
         import ufogen
 
         _ = ufogen.Toaster
+
+
+@pytest.mark.parametrize(("instructions", "found"), [({}, "float32"), ({"avx512_bf16": True}, "bfloat16")])
+def test_auto_is_the_devices_precision_and_float32_the_default(plain, instructions, found, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    assert UFOGen.from_pretrained(plain, "cpu", "auto").describe()["dtype"] == found
+    assert UFOGen.from_pretrained(plain, "cpu").describe()["dtype"] == "float32"
