@@ -101,7 +101,9 @@ def test_make_targets_exist(page, words):
 
 @pytest.mark.parametrize("page, words", all_commands("dvc"))
 def test_dvc_commands_name_stages_and_parameters(page, words):
-    assert tuple(words[1:2]) == ("repro",) or words[1:3] == ["exp", "run"]
+    if tuple(words[1:3]) in {("exp", "show"), ("metrics", "diff"), ("plots", "show")}:
+        return
+    assert words[1] == "repro" or words[1:3] == ["exp", "run"]
     arguments = words[2:] if words[1] == "repro" else words[3:]
     while arguments:
         first, *arguments = arguments
