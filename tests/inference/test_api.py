@@ -573,5 +573,5 @@ def test_importing_the_package_is_light():
 @pytest.mark.parametrize(("instructions", "found"), [({}, "float32"), ({"avx512_bf16": True}, "bfloat16")])
 def test_auto_is_the_devices_precision_and_float32_the_default(plain, instructions, found, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
-    assert UFOGen.from_pretrained(plain, "cpu", "auto").describe()["dtype"] == found
-    assert UFOGen.from_pretrained(plain, "cpu").describe()["dtype"] == "float32"
+    assert UFOGen.from_pretrained(plain.folder, "cpu", "auto").describe()["dtype"] == found
+    assert UFOGen.from_pretrained(plain.folder, "cpu").describe()["dtype"] == "float32"
