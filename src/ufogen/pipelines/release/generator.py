@@ -9,8 +9,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from ufogen import config
+from ufogen.files import HASHES
 from ufogen.inference.export import load_base, ufogen_scheduler
-from ufogen.pipelines.main.initialize import HASHES
 from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, sha256
 
 FOLDER = Path("models/nouns-ufogen")
