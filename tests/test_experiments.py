@@ -13,8 +13,6 @@ from omegaconf import OmegaConf
 
 from ufogen import compose as compose_stage
 from ufogen import config
-from ufogen.errors import UserError
-from ufogen.pipelines.ablations import run as ablate
 
 ROOT = Path(__file__).parents[1]
 OBJECTIVES = sorted(path.stem for path in (ROOT / "experiments/objective").glob("*.yaml"))
@@ -64,24 +62,16 @@ def test_arms_differ_from_ufogen_in_what_their_file_says_and_in_nothing_else():
         assert found == said, name
 
 
-def test_arms_are_grouped_by_their_seeds_and_a_fourth_number_is_refused(tmp_path, monkeypatch: pytest.MonkeyPatch):
+def test_runs_are_each_arm_with_each_of_its_seeds_whatever_their_number(tmp_path, monkeypatch: pytest.MonkeyPatch):
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     monkeypatch.chdir(tmp_path)
-    found = compose_stage.arms([])
-    for group, n in (("decisive", 12), ("repeated", 3), ("single", 1)):
-        assert found["seeds"][group] == list(range(n))
-        assert found["groups"][group] == [name for name, arm in found["arms"].items() if arm["seeds"] == n] != []
     path = tmp_path / "experiments/ablation/k_1000.yaml"
     path.write_text(path.read_text().replace("seeds: 1", "seeds: 2"))
-    with pytest.raises(UserError, match=r"has the values \[2, 3, 12\]; allowed: 1 and two others"):
-        compose_stage.arms([])
-
-
-def test_the_arms_identity_covers_the_code_that_its_stage_depends_on():
-    stages = yaml.safe_load((ROOT / "pipelines/ablations/dvc.yaml").read_text())["stages"]
-    for stage in ("decisive", "repeated", "single"):
-        assert {dep for dep in stages[stage]["deps"] if dep.startswith("src/")} == set(ablate.CODE)
-    assert all((ROOT / path).is_file() for path in ablate.CODE)
+    found = compose_stage.arms([])
+    for name, arm in found["arms"].items():
+        runs = {key: run["seed"] for key, run in found["runs"].items() if run["arm"] == name}
+        assert runs == {f"{name}-{seed}": seed for seed in range(arm["seeds"])}
+    assert {"k_1000-1", "ufogen-11", "scratch_generator-2"} <= set(found["runs"]) and "k_250-1" not in found["runs"]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

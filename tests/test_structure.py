@@ -74,8 +74,11 @@ def room(name: str) -> str:
 
 @pytest.mark.parametrize("name", sorted(modules()))
 def test_a_module_imports_from_its_own_room_and_those_before_it(name: str):
-    assert not room(name) or room(name) in ROOMS
-    allowed = ROOMS[: ROOMS.index(room(name)) + 1] if room(name) else ()
+    if name == "ufogen":  # the door: it opens on the public class
+        assert imports(name) == {"ufogen.inference.api"}
+        return
+    assert room(name) in ROOMS
+    allowed = ROOMS[: ROOMS.index(room(name)) + 1]
     assert [each for each in sorted(imports(name)) if room(each) not in allowed] == []
 
 

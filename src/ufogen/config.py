@@ -30,6 +30,9 @@ class Data:
     train_size: Count = 16384  # Nouns: image-caption pairs that are encoded once
     evaluation_size: Count = 1000  # prompts, as many samples and as many reference images
     node_modules: str = "node_modules"
+    tracked: str = (
+        "node_modules/@nouns/assets/dist/image-data.json"  # file or folder whose change makes `dvc repro` prepare again
+    )
     path: str = ""  # the folder of the shards (*.tar), or of COCO (annotations/ and the split's images)
     split: CocoSplit = "val2014"
     cache: bool = True  # shards: encode once to the disk, or in each batch anew

@@ -82,7 +82,7 @@ def shard_card(shard: Shard, folder: Path) -> dict | None:
 
 def identity(c: config.Config) -> str:
     """A short hash of all that decides what the pairs of shards are encoded to."""
-    free = ("cache", "workers", "encode_batch_size", "train_size", "evaluation_size", "node_modules", "split")
+    free = ("cache", "workers", "encode_batch_size", "train_size", "evaluation_size", "node_modules", "split", "tracked")
     settings = {key: value for key, value in config.to_dict(c.data).items() if key not in free}
     parts = ("vae", "text_encoder", "text_encoder_2")  # the last is SDXL's alone
     weights = [sha256(ARTIFACTS / "base" / part) for part in parts if (ARTIFACTS / "base" / part).is_dir()]
