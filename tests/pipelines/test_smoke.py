@@ -67,6 +67,8 @@ def test_main_chain_writes_every_result(reproduced: Path):
     assert {("ufogen", "renoise", "1"), ("base", "ddim", "2"), ("real", "none", "0")} <= methods
     assert all(np.isfinite(float(row["kid_lite0"])) for row in rows)
     assert all(float(row["seconds_per_image"]) > 0 for row in rows if row["method"] != "real")
+    summary = json.loads((reproduced / "paper/results/summary.json").read_text())
+    assert {"ufogen-renoise-1", "ufogen-renoise-2", "base-ddim-2"} == set(summary)
     card = json.loads((reproduced / "paper/results/main.json").read_text())
     assert {"resize", "versions", "sha256", "training"} <= set(card)
     assert {path.suffix for path in (reproduced / "paper/figures").iterdir()} == {".png"}
