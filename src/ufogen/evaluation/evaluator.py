@@ -1,21 +1,24 @@
-"""What a set of samples is worth: fidelity to real images, and whether they show what their captions name."""
+"""What a set of samples is worth: fidelity to real images, named attributes, and the variety of those left open."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import Pairs
 from ufogen.evaluation import features
-from ufogen.evaluation.alignment import attribute_accuracy
-from ufogen.evaluation.fidelity import fidelity
+from ufogen.evaluation.exact import EXACT, Reading, by_named, exact_details, exact_measures, read
+from ufogen.evaluation.fidelity import fidelity, kid, kid_standard_error
 
-METRICS = ("kid_lite0", "fd_lite0", "precision", "recall", "attribute_accuracy")
+METRICS = ("kid_lite0", "fd_lite0", "precision", "recall", *EXACT)
 # of every table of samples
 COLUMNS = (
-    "method", "sampler", "steps", "guidance", "seed", "n", *METRICS, "attribute_accuracy_heldout", "seconds_per_image",
+    "method", "sampler", "steps", "guidance", "seed", "n", "named", *METRICS, "attribute_accuracy_heldout",
+    "seconds_per_image",
 )  # fmt: skip
+KID_IMAGES = 100  # a row of fewer images has no KID: it would say little more than its noise
 
 
 class Evaluator:
@@ -30,7 +33,7 @@ class Evaluator:
 
     def __init__(
         self,
-        reference: torch.Tensor,
+        reference: Tensor,
         nouns: Nouns,
         device: torch.device,
         *,
@@ -44,17 +47,51 @@ class Evaluator:
         self.kid_subsets, self.kid_subset_size = kid_subsets, kid_subset_size
 
     def __call__(self, images: np.ndarray, asked: Pairs) -> dict[str, float]:
-        """Every metric of images (n, h, w, 3) uint8, one for each pair asked for: `fidelity`'s and `attribute_accuracy`."""
-        return self.fidelity(images) | {"attribute_accuracy": self.attributes(images, asked)["mean"]}
+        """`METRICS` of images (n, h, w, 3) uint8, one for each pair asked for; one that no image decides is left out."""
+        return self.fidelity(self.features(images)) | exact_measures(self.read(images, asked))
 
-    def fidelity(self, images: np.ndarray) -> dict[str, float]:
-        n = len(images)
-        size = max(n // 2, 2) if self.kid_subset_size is None else min(self.kid_subset_size, n)
+    def rows(self, images: np.ndarray, asked: Pairs) -> list[dict]:
+        """The row of all images and one for each number of attributes that captions name, with what stands beside a table.
+
+        The images of some captions have the distribution of all of them, since which attributes are named is drawn apart from
+        what they are; so KID compares them with the same real images. The Frechet distance, precision and recall depend on
+        how many images there are and stand in the row of all alone.
+        """
+        found, reading = self.features(images), self.read(images, asked)
+        rows = []
+        for named, some in by_named(asked.mentioned):
+            n, part = int(some.sum()), found[torch.from_numpy(some)]
+            row = {"named": named, "n": n}
+            row |= self.fidelity(part) if named == "all" else self.kid(part)
+            row |= exact_measures(reading.where(some)) | exact_details(reading.where(some), self.nouns, self.seed)
+            if "kid_lite0" in row and n > 1:
+                error = kid_standard_error(part, self.reference, seed=self.seed)
+                row |= {"kid_subset_size": self._subset_size(n), "standard_error": row["standard_error"] | {"kid_lite0": error}}
+            rows.append(row)
+        return rows
+
+    def features(self, images: np.ndarray) -> Tensor:
+        return features.extract(images, device=self.device)
+
+    def read(self, images: np.ndarray, asked: Pairs) -> Reading:
+        """What the images show of what was asked for."""
+        return read(images, asked.parts, asked.mentioned, self.nouns)
+
+    def fidelity(self, found: Tensor) -> dict[str, float]:
+        """`fidelity` of features (n, d)."""
         return fidelity(
-            features.extract(images, device=self.device), self.reference, seed=self.seed, kid_subset_size=size,
+            found, self.reference, seed=self.seed, kid_subset_size=self._subset_size(len(found)),
             kid_subsets=self.kid_subsets, neighborhood=self.neighborhood,
         )  # fmt: skip
 
-    def attributes(self, images: np.ndarray, asked: Pairs) -> dict[str, float]:
-        """Share of the named parts that are shown, for each kind of part and as their `mean`."""
-        return attribute_accuracy(images, asked.parts, asked.mentioned, self.nouns)
+    def kid(self, found: Tensor) -> dict[str, float]:
+        """`kid_lite0` and `kid_lite0_std` alone, of features (n, d); empty for fewer than `KID_IMAGES`."""
+        if len(found) < KID_IMAGES:
+            return {}
+        size = self._subset_size(len(found))
+        mean, std = kid(found, self.reference, seed=self.seed, kid_subset_size=size, kid_subsets=self.kid_subsets)
+        return {"kid_lite0": mean, "kid_lite0_std": std}
+
+    def _subset_size(self, n: int) -> int:
+        """Of the subsets whose mean KID is; the estimator is unbiased at any size."""
+        return max(n // 2, 2) if self.kid_subset_size is None else min(self.kid_subset_size, n)

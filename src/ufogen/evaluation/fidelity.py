@@ -34,7 +34,8 @@ def fidelity(
     -------
     kid_lite0: squared maximum mean discrepancy with the kernel (x.y / d + 1)^3 (Binkowski et al. 2018, arXiv
         1801.01401). Unbiased, so it may be slightly negative where the distributions are equal.
-    kid_lite0_std: standard deviation over the subsets. Not an error bar of the mean: subsets share images.
+    kid_lite0_std: standard deviation over the subsets. Not an error bar of the mean, which is
+        `kid_standard_error`: subsets share images.
     fd_lite0: Frechet distance of two Gaussians (Heusel et al. 2017, arXiv 1706.08500). Strongly biased
         upwards for few images: compare at equal n only, beside the value of a second real set.
     precision, recall: share of generated images among the real ones and of real ones among the generated ones
@@ -112,7 +113,15 @@ def frechet_and_kid(
         _fid.fid_features_to_statistics(features_reference),
         verbose=False,
     )
-    kid = _kid.kid_features_to_metric(
+    mean, std = kid(features_generated, features_reference, seed=seed, kid_subset_size=kid_subset_size, kid_subsets=kid_subsets)
+    return {"frechet": frechet["frechet_inception_distance"], "kid": mean, "kid_std": std}
+
+
+def kid(
+    features_generated: torch.Tensor, features_reference: torch.Tensor, *, seed: int, kid_subset_size: int, kid_subsets: int
+) -> tuple[float, float]:
+    """The mean over random subsets, and their standard deviation, of features (n, d) and (m, d); see `fidelity`."""
+    found = _kid.kid_features_to_metric(
         features_generated,
         features_reference,
         kid_subset_size=kid_subset_size,
@@ -120,8 +129,4 @@ def frechet_and_kid(
         rng_seed=seed,
         verbose=False,
     )
-    return {
-        "frechet": frechet["frechet_inception_distance"],
-        "kid": kid["kernel_inception_distance_mean"],
-        "kid_std": kid["kernel_inception_distance_std"],
-    }
+    return found["kernel_inception_distance_mean"], found["kernel_inception_distance_std"]

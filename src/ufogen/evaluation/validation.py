@@ -64,7 +64,7 @@ class Validation:
         """Append a line to validation.csv, and keep the generator where its KID is the lowest so far."""
         found = self.evaluator(images, self.asked)
         best = min((float(row["kid_lite0"]) for row in self.table.before(step)), default=float("inf"))
-        self.table.add(step, {name: found[name] for name in ("attribute_accuracy", *METRICS[:-1])})
+        self.table.add(step, {name: found[name] for name in METRICS if name in found})
         if found["kid_lite0"] < best:
             with publish(self.work / "best") as out:
                 save_generator(generator.unet, out)

@@ -80,13 +80,13 @@ def read_run(name: str) -> dict:
 
 def read_curve(card: dict) -> pd.DataFrame:
     curve = pd.read_csv(RUNS / f"{card['arm']}-{card['seed']}" / "curve.csv")
-    return curve.assign(arm=card["arm"], seed=card["seed"])[["arm", "seed", "update", *METRICS]]
+    return curve.assign(arm=card["arm"], seed=card["seed"]).reindex(columns=["arm", "seed", "update", *METRICS])
 
 
 def rows_of(card: dict) -> list[dict]:
     """The columns of main.csv and what an ablation adds; times and held-out pairs are measured in the main chain alone."""
     shared = {key: card[key] for key in ("arm", "seed", "updates", "unet_evaluations")}
-    return [{"method": "ufogen", "sampler": "renoise", "guidance": 0.0} | shared | row for row in card["rows"]]
+    return [{"method": "ufogen", "sampler": "renoise", "guidance": 0.0, "named": "all"} | shared | row for row in card["rows"]]
 
 
 def table(results: pd.DataFrame) -> str:

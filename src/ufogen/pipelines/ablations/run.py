@@ -137,7 +137,7 @@ class Prompts:
 
     def measure(self, images: np.ndarray) -> dict[str, float]:
         found = self.evaluator(images, self.asked)
-        return {name: float(f"{found[name]:.6g}") for name in METRICS}
+        return {name: float(f"{found[name]:.6g}") for name in METRICS if name in found}
 
 
 if __name__ == "__main__":

@@ -27,11 +27,12 @@ from ufogen.training.loop import make_accelerator
 
 COLUMNS = (
     "method", "control", "steps", "guidance", "scale", "seed", "n", "edge_f1", "edge_precision", "edge_recall",
-    "attribute_accuracy", "kid_lite0", "fd_lite0",
+    "attribute_accuracy", "residual", "kid_lite0", "fd_lite0",
 )  # fmt: skip
 DEFINITIONS = {
     "edges": "a pixel that differs from its right or lower neighbour by at least the threshold in one channel",
     "edge_f1": "2 |both| / (|image's edges| + |asked edges|), pixel by pixel, mean over images",
+    "residual": "root mean square distance to the nearest real character in grey levels, mean over images",
     "kid_lite0": "against the reference images of the evaluation prompts; subsets of half of the n images",
     "gain": "edge_f1 with control less edge_f1 without, same prompts and noise",
     "share_of_base_gain": "gain of one-step UFOGen over the base's; the demand is 0.5",
