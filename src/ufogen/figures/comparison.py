@@ -89,7 +89,7 @@ def quality_against_openness(results: pd.DataFrame, path: Path) -> None:
             label = f"{name}, {steps:g} step" + "s" * (steps != 1)
             axis.plot(rows["named"], rows[metric], color=colour, marker=marker, ms=6, lw=1.6, label=label)
         _floors(axis, of_all_images(results), metric)
-        axis.set_ylim(bottom=min(0, 1.1 * results[metric].min()))
+        axis.set_ylim(bottom=min(0, 2 * results[metric].min()))
         numbers = sorted(some["named"].unique())
         axis.set_xlim(numbers[0] - 0.3, numbers[-1] + 0.3)
         axis.set_xticks(numbers, [NUMBERS[number] for number in numbers])
