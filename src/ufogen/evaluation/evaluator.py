@@ -18,22 +18,6 @@ COLUMNS = (
     "method", "sampler", "steps", "guidance", "seed", "n", "named", *METRICS, "attribute_accuracy_heldout",
     "seconds_per_image",
 )  # fmt: skip
-DEFINITIONS = {
-    "named": "the images whose captions name this many of the five attributes; all: every image",
-    "kid_lite0": "kernel distance to the real images on the feature network, unbiased at any n; for fewer than 100 images of "
-    "some captions it is left out",
-    "fd_lite0": "Frechet distance on the feature network, and precision and recall: they depend on n, so for all images alone",
-    "residual": "root mean square distance to the nearest of all real characters in grey levels, mean over images; apart for "
-    "those whose caption names the head and leaves it open",
-    "open_heads": "how many captions leave the head open",
-    "distinct_open_heads": "how many of the 254 heads their images show",
-    "head_bits": "entropy of these heads in bits; like their number, lower for fewer images: compare with `coverage`",
-    "attribute_accuracy": "share of the named attributes that are shown, of all named together",
-    "coverage": "for each kind of part what the images of captions that leave it open show, and what as many real images "
-    "show on average",
-    "standard_error": "over other prompts and noise, for one generator and the same real images: what differs between "
-    "trainings comes on top",
-}
 KID_IMAGES = 100  # a row of fewer images has no KID: it would say little more than its noise
 
 

