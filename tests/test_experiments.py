@@ -16,7 +16,6 @@ from ufogen import compose as compose_stage
 from ufogen import config
 from ufogen.diffusion.sampling import SOLVERS
 from ufogen.errors import UserError
-from ufogen.pipelines.ablations import run as ablate
 from ufogen.schema.kinds import Solver
 
 ROOT = Path(__file__).parents[1]
@@ -128,13 +127,6 @@ def test_no_experiment_asks_for_bfloat16_where_auto_would_not():
 
 def test_the_solvers_of_the_schema_are_those_of_sampling():
     assert get_args(Solver) == SOLVERS
-
-
-def test_the_arms_identity_covers_the_code_that_its_stage_depends_on():
-    stages = yaml.safe_load((ROOT / "pipelines/ablations/dvc.yaml").read_text())["stages"]
-    for stage in ("decisive", "repeated", "single"):
-        assert {dep for dep in stages[stage]["deps"] if dep.startswith("src/")} == set(ablate.CODE)
-    assert all((ROOT / path).is_file() for path in ablate.CODE)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -31,8 +31,9 @@ from ufogen.diffusion.networks import Discriminator, Generator
 from ufogen.diffusion.sampling import sample_base, sample_generator
 from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
+from ufogen.evaluation.sampler import for_sampling
 from ufogen.inference.api import UFOGen
-from ufogen.inference.export import for_sampling, load_base, refuse_sdxl
+from ufogen.inference.export import load_base, refuse_sdxl
 from ufogen.inference.modelcard import model_card
 from ufogen.pipelines.main import encode, export, initialize, train
 from ufogen.planning.plan import make_plan

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import os
 import shutil
@@ -15,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from accelerate.state import AcceleratorState
 from PIL import Image
 from torch.multiprocessing import ProcessExitedException, start_processes
@@ -24,11 +22,10 @@ from tests import tiny, tiny_coco
 from tests.settings import configured
 from ufogen import config, files
 from ufogen.errors import UserError
-from ufogen.evaluation import clip_score, inception, shards
+from ufogen.evaluation import clip_score, coco, inception, shards
 from ufogen.pipelines.coco import evaluate as coco_evaluate
 from ufogen.pipelines.coco import prompts as coco_prompts
 from ufogen.pipelines.coco import sample as coco_sample
-from ufogen.pipelines.coco.common import methods, read_prompts
 
 ROOT = Path(__file__).resolve().parents[2]
 N = 7  # in shards of two, the last of one
@@ -76,16 +73,18 @@ def images(method: str) -> np.ndarray:
 
 
 def test_every_method_has_a_sample_for_every_prompt(sampled):
-    prompts = read_prompts(sampled)
+    prompts = coco.prompts(sampled)
     assert sorted(contents()) == sorted(f"{method}/0000{i}.tar" for method in METHODS for i in range(4))
     for method in METHODS:
         found = images(method)
         assert found.shape == (N, 16, 16, 3) and len(np.unique(found.reshape(N, -1), axis=0)) == N
     one, two, base = map(images, METHODS)
     assert (one != two).any() and (one != base).any()
-    again = coco_sample.Samplers(sampled, methods(sampled), torch.device("cpu"))
-    assert torch.equal(again.noise(range(3, 5)), again.noise(range(7))[3:5])  # by the prompt's number alone
-    assert (again.images(methods(sampled)[0], prompts.captions[2:4], range(2, 4)) == one[2:4]).all()
+    methods = coco.compared(sampled)
+    again = coco.open_sampler(sampled, methods, torch.device("cpu"))
+    whole, part = (coco.noise(again, block, sampled.seed) for block in (range(7), range(3, 5)))
+    assert torch.equal(part, whole[3:5])  # by the prompt's number alone
+    assert (coco.images(again, methods[0], prompts.captions[2:4], range(2, 4), sampled.seed) == one[2:4]).all()
 
 
 def in_two_processes(work: Callable[[config.Config], None], settings: config.Config) -> None:
@@ -168,7 +167,7 @@ def test_results_are_those_of_the_libraries_and_the_card_says_of_what(sampled, p
     ]
     reference = inception.extract([np.stack([np.array(image) for image in squares])], network)
     model, processor = clip_score.load(str(parts / "clip"))
-    captions = read_prompts(sampled).captions
+    captions = coco.prompts(sampled).captions
     for row, method in zip(rows, METHODS, strict=True):
         features = inception.extract([images(method)], network)
         expected = inception.distances(features, reference, seed=0, kid_subsets=3, kid_subset_size=4)
@@ -228,12 +227,3 @@ def test_prompts_of_other_parameters_are_refused(settings):
     settings.seed = 1
     with pytest.raises(UserError, match="holds 7 prompts of val2017, seed 0; wanted are 7 of val2017, seed 1"):
         coco_sample.main(settings)
-
-
-def test_pipeline_names_modules_and_files_that_exist():
-    for stage in yaml.safe_load((ROOT / "pipelines/coco/dvc.yaml").read_text())["stages"].values():
-        stage = stage.get("do", stage)
-        words = stage["cmd"].split()
-        assert importlib.util.find_spec(words[words.index("-m") + 1])
-        for path in stage["deps"]:
-            assert path.startswith(("${", "artifacts/")) or (ROOT / path).is_file(), path

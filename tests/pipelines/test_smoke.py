@@ -65,10 +65,17 @@ def test_main_chain_writes_every_result(reproduced: Path):
         rows = list(csv.DictReader(file))
     methods = {(row["method"], row["sampler"], row["steps"]) for row in rows}
     assert {("ufogen", "renoise", "1"), ("base", "ddim", "2"), ("real", "none", "0")} <= methods
-    assert all(np.isfinite(float(row["kid_lite0"])) for row in rows)
-    assert all(float(row["seconds_per_image"]) > 0 for row in rows if row["method"] != "real")
+    whole = [row for row in rows if row["named"] == "all"]
+    assert len({(row["method"], row["sampler"], row["steps"]) for row in whole}) == len(whole) < len(rows)
+    assert all(np.isfinite(float(row["kid_lite0"])) for row in whole)
+    assert all(float(row["seconds_per_image"]) > 0 for row in whole if row["method"] != "real")
+    assert all(float(row["residual"]) > 0 for row in rows if row["sampler"] != "none")
+    assert all(row["residual"] == "0" and row["attribute_accuracy"] == "1" for row in rows if row["sampler"] == "none")
+    summary = json.loads((reproduced / "paper/results/summary.json").read_text())
+    assert {"ufogen-renoise-1", "ufogen-renoise-2", "base-ddim-2"} == set(summary)
     card = json.loads((reproduced / "paper/results/main.json").read_text())
-    assert {"resize", "versions", "sha256", "training"} <= set(card)
+    assert {"resize", "versions", "sha256", "training", "definitions"} <= set(card)
+    assert all({"accuracy_by_kind", "coverage", "standard_error"} <= set(row) for row in card["rows"])
     assert {path.suffix for path in (reproduced / "paper/figures").iterdir()} == {".png"}
 
 
@@ -164,6 +171,7 @@ def test_an_arm_of_the_ablation_study_is_one_yaml_file(reproduced: Path):
     assert {(row["arm"], row["seed"]) for row in rows} == runs
     assert all({"1", "2"} == {row["steps"] for row in rows if (row["arm"], row["seed"]) == run} for run in runs)
     assert len({row["unet_evaluations"] for row in rows}) == 1
+    assert all(row["named"] == "all" and float(row["residual"]) > 0 for row in rows)
     (verdict,) = json.loads((reproduced / "paper/results/claims.json").read_text())
     assert verdict["id"] == "forward_beats_posterior" and verdict["seeds"] == 2
     assert len(list((reproduced / "paper/ablations").glob("*.png"))) == 7

@@ -26,6 +26,7 @@ from ufogen.pipelines.ablations import toy_arms as toy_arms
 from ufogen.pipelines.toy import measure as stage
 from ufogen.randomness import torch_generator
 from ufogen.toy import mixture, networks
+from ufogen.toy.records import samples_of
 from ufogen.toy.settings import Method, Toy
 from ufogen.toy.train import Arm, make_schedule
 
@@ -421,7 +422,7 @@ def test_another_number_of_arms_leaves_an_arm_as_it_is(finished):
 
 def test_figures_are_drawn_and_again_the_same_bytes(finished, tmp_path):
     results = pd.read_csv("paper/results/toy.csv")
-    records = stage.samples_of(finished)
+    records = samples_of(finished)
     assert records["ufogen"][2][1].shape == (60, 2)
 
     def draw() -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""Images that users give: any kind Pillow reads, as what the model takes. Bad ones raise `UserError`."""
+"""Images that users give: any kind Pillow reads, as what the model takes. Bad ones raise `UserError`. And sheets of ours."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from PIL import Image, ImageOps
 from ufogen.errors import UserError
 
 MAX_PIXELS = 100_000_000  # of an image given; a small file can unpack to far more
+
+SCALE = 4  # screen pixels for a pixel of the art in sheets
 
 Picture = Image.Image | str | Path
 
@@ -54,6 +56,17 @@ def read_image(image: Picture, what: str, max_pixels: int = MAX_PIXELS) -> Image
     except Exception as error:  # Pillow's readers raise many kinds for damaged files
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
         raise UserError(f"{what}{name} cannot be read: {reason}") from error
+
+
+def save_image_grid(path: Path, images: np.ndarray, columns: int) -> None:
+    """Images (n, h, w, 3) uint8 as one PNG, `columns` a row, each pixel enlarged."""
+    n, h, w, _ = images.shape
+    rows = -(-n // columns)
+    sheet = np.full((rows * columns, h, w, 3), 255, np.uint8)
+    sheet[:n] = images
+    sheet = sheet.reshape(rows, columns, h, w, 3).swapaxes(1, 2).reshape(rows * h, columns * w, 3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).resize((columns * w * SCALE, rows * h * SCALE), Image.Resampling.NEAREST).save(path)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

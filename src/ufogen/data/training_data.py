@@ -8,11 +8,11 @@ from ufogen import config
 from ufogen.base.models import Pipeline
 from ufogen.data.encoded import Encoded
 from ufogen.data.encoder import Encoder
+from ufogen.data.shard_encoding import identity, read_run
 from ufogen.data.shards import open_shards
 from ufogen.data.streamed import Streamed
 from ufogen.errors import UserError
-from ufogen.pipelines.main.encode import identity, read_run
-from ufogen.pipelines.stage import ARTIFACTS
+from ufogen.files import ARTIFACTS
 
 
 def open_training_data(c: config.Config, accelerator: Accelerator, base: Pipeline) -> Encoded | Streamed:

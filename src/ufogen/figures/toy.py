@@ -47,7 +47,7 @@ def panels_of_samples(records: dict[str, dict[int, dict[int, np.ndarray]]], resu
     )
     means = results[results["seed"] == "mean"].set_index(["method", "trained_steps", "steps"])
     for row, (method, arms) in enumerate(records.items()):
-        label, colour, _ = look(method, list(records))
+        label, colour, _ = drawn_as(method, list(records))
         for column, (t, n) in enumerate(columns):
             axis = axes[row, column]
             axis.set(xlim=(-LIMIT, LIMIT), ylim=(-LIMIT, LIMIT), xticks=[], yticks=[], aspect="equal")
@@ -77,7 +77,7 @@ def metrics_against_trained_steps(results: pd.DataFrame, path: Path) -> None:
     figure, axes = plt.subplots(2, 3, figsize=(9.6, 5.4), layout="constrained")
     for axis, metric in zip(axes.flat, METRICS, strict=False):
         for method, rows in _methods(results):
-            _, colour, marker = look(method, list(dict.fromkeys(results["method"])))
+            _, colour, marker = drawn_as(method, list(dict.fromkeys(results["method"])))
             for style, chosen in (("-", rows[rows["steps"] == 1]), ("--", rows[rows["steps"] == rows["trained_steps"]])):
                 _curve(axis, chosen, "trained_steps", metric, colour, marker, style)
         _dress(axis, results, metric, "trained denoising steps T")
@@ -90,14 +90,14 @@ def metrics_against_sampling_steps(results: pd.DataFrame, path: Path, trained: i
     figure, axes = plt.subplots(2, 3, figsize=(9.6, 5.4), layout="constrained")
     for axis, metric in zip(axes.flat, METRICS, strict=False):
         for method, rows in _methods(results):
-            _, colour, marker = look(method, list(dict.fromkeys(results["method"])))
+            _, colour, marker = drawn_as(method, list(dict.fromkeys(results["method"])))
             _curve(axis, rows[rows["trained_steps"] == trained], "steps", metric, colour, marker, "-")
         _dress(axis, results, metric, f"sampling steps (trained with T = {trained})")
     _legend(axes.flat[-1], results, {})
     save_figure(figure, path)
 
 
-def look(method: str, methods: list[str]) -> tuple[str, str, str]:
+def drawn_as(method: str, methods: list[str]) -> tuple[str, str, str]:
     """Label, colour and marker; a method that has no look of its own takes one by its place among the rest."""
     others = [name for name in methods if name not in METHODS and name != "data"]
     return METHODS[method] if method in METHODS else (method, OTHERS[others.index(method) % len(OTHERS)], "D")
@@ -138,7 +138,7 @@ def _dress(axis: plt.Axes, results: pd.DataFrame, metric: str, label: str) -> No
 
 def _legend(axis: plt.Axes, results: pd.DataFrame, styles: dict[str, str]) -> None:
     names = [method for method, _ in _methods(results)]
-    handles = [Line2D([], [], color=c, marker=m, label=text) for text, c, m in (look(name, names) for name in names)]
+    handles = [Line2D([], [], color=c, marker=m, label=text) for text, c, m in (drawn_as(name, names) for name in names)]
     handles += [Line2D([], [], color="black", ls=style, label=text) for text, style in styles.items()]
     handles += [
         Line2D([], [], color="#777777", ls="", marker=".", label="a seed"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
 from ufogen.base.models import Pipeline, load_pipeline, require_parts
@@ -50,14 +49,6 @@ def load_base(folder: str | Path) -> Pipeline:
         return load_pipeline(folder)
     except Exception as error:  # diffusers and transformers raise many kinds for damaged files
         raise UserError(f"base.path {folder} cannot be loaded: {error}") from error
-
-
-def for_sampling(base: Pipeline, device: torch.device, dtype: torch.dtype) -> Pipeline:
-    """The pipeline on the device in that dtype, but SDXL's autoencoder, which overflows in float16, in float32."""
-    base = base.to(device, dtype)
-    if isinstance(base, StableDiffusionXLPipeline) and base.vae.config.force_upcast:
-        base.vae.float()
-    return base
 
 
 def refuse_sdxl(base: Pipeline, what: str) -> None:

@@ -7,26 +7,25 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import diffusers
+import pandas as pd
 import torch
 import transformers
 
 from ufogen import config
 from ufogen.errors import UserError
-from ufogen.files import publish as publish  # for the stages
+from ufogen.files import ARTIFACTS, storage_failure, write_whole
+from ufogen.files import RESULTS as RESULTS  # for the stages
+from ufogen.files import publish as publish
 from ufogen.files import sha256 as sha256
-from ufogen.files import storage_failure, write_whole
 from ufogen.precision import resolve_precision, resolved
-
-ARTIFACTS = Path("artifacts")  # not in git
-RESULTS = Path("paper/results")  # in git
 
 
 def run(stage: Callable[[config.Config], None]) -> None:
-    """Run a stage's function from the command line: `python -m ufogen.stages.NAME [--params FILE] [key=value ...]`."""
+    """Run a stage's function from the command line: `python -m ufogen.pipelines.CHAIN.NAME [--params FILE] [key=value ...]`."""
     parser = argparse.ArgumentParser(description=stage.__doc__)
     parser.add_argument("--params", default="params.yaml", help="parameter file (default: params.yaml)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="parameters that differ from the file")
@@ -67,6 +66,12 @@ def write_results(folder: Path, files: dict[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         write_whole(folder / name, text.encode())
+
+
+def table(rows: Iterable[dict], columns: Sequence[str] | None = None, digits: int = 6) -> str:
+    """A table as CSV with a heading, numbers to `digits` digits; what a row lacks stays empty, what has no column goes."""
+    frame = pd.DataFrame(list(rows), columns=None if columns is None else list(columns))
+    return frame.to_csv(index=False, float_format=f"%.{digits}g", lineterminator="\n")
 
 
 def _quiet() -> None:

@@ -35,6 +35,7 @@ class Data:
     train_size: Count  # Nouns: image-caption pairs that are encoded once
     evaluation_size: Count  # prompts, as many samples and as many reference images
     node_modules: Text
+    tracked: Text  # file or folder whose change makes `dvc repro` prepare again
     path: Text  # the folder of the shards (*.tar), or of COCO (annotations/ and the split's images)
     split: CocoSplit  # of COCO
     cache: Flag  # shards: encode once to the disk, or in each batch anew

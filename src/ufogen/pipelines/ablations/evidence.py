@@ -9,9 +9,8 @@ from ufogen.data.encoded import Encoded
 from ufogen.diffusion.networks import Generator
 from ufogen.diffusion.schedule import Schedule
 from ufogen.evaluation.evidence import gaussian_evidence
-from ufogen.files import csv_text
 from ufogen.inference.export import load_base, refuse_sdxl
-from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, write_results
+from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, table, write_results
 from ufogen.randomness import torch_generator
 
 STEP_SIZES = (25, 50, 100, 125, 250, 375, 500, 625, 750, 875)
@@ -45,11 +44,11 @@ def main(c: config.Config) -> None:
         for redundancy in REDUNDANCIES:
             rows.append(
                 {
-                    "k": k, "redundancy": redundancy, "nats": f"{gaussian_evidence(real, fake, alpha_bar, redundancy):.5g}",
-                    "floor": f"{gaussian_evidence(real[::2], real[1::2], alpha_bar, redundancy):.5g}",
+                    "k": k, "redundancy": redundancy, "nats": gaussian_evidence(real, fake, alpha_bar, redundancy),
+                    "floor": gaussian_evidence(real[::2], real[1::2], alpha_bar, redundancy),
                 }
             )  # fmt: skip
-    write_results(RESULTS, {"evidence.csv": csv_text(list(rows[0]), rows)})
+    write_results(RESULTS, {"evidence.csv": table(rows, digits=5)})
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from ufogen import config
+from ufogen.data.pairs import read_pairs
 from ufogen.errors import UserError
 from ufogen.evaluation.claims import Claim, decide
+from ufogen.evaluation.evaluator import COLUMNS, METRICS
 from ufogen.figures import ablations as figures
-from ufogen.files import csv_text
-from ufogen.pipelines.ablations.run import ARMS, METRICS, RUNS
-from ufogen.pipelines.main.evaluate import COLUMNS
-from ufogen.pipelines.main.prepare import read_pairs
+from ufogen.pipelines.ablations.paths import ARMS, RUNS
 from ufogen.pipelines.stage import ARTIFACTS, RESULTS, publish, run, sha256, write_results
 
 CLAIMS = Path("paper/claims.yaml")
@@ -30,8 +29,9 @@ SAMPLES = (
 
 def main(c: config.Config) -> None:
     """Write paper/results/ablations.csv, its curves and card, claims.json, and paper/ablations."""
-    arms = OmegaConf.to_container(OmegaConf.load(ARMS))["arms"]
-    cards = [read_run(name, seed) for name, arm in arms.items() for seed in range(arm["seeds"])]
+    tree = OmegaConf.to_container(OmegaConf.load(ARMS))
+    arms = tree["arms"]
+    cards = [read_run(name) for name in tree["runs"]]
     results = pd.DataFrame(row for card in cards for row in rows_of(card))
     curves = pd.concat([read_curve(card) for card in cards], ignore_index=True)
     tables = {"nouns": results, "gaussians": pd.read_csv(RESULTS / "toy_arms.csv")}
@@ -71,26 +71,27 @@ def main(c: config.Config) -> None:
         print(f"{claim['verdict']:>15}  {claim['effect']:7.3f} ({low:.3f} ... {high:.3f})  {claim['study']}: {claim['id']}")
 
 
-def read_run(arm: str, seed: int) -> dict:
+def read_run(name: str) -> dict:
     try:
-        return json.loads((RUNS / f"{arm}-{seed}" / "metrics.json").read_text())
+        return json.loads((RUNS / name / "metrics.json").read_text())
     except FileNotFoundError as error:
-        raise UserError(f"arm {arm} with seed {seed} has no result: run `make ablations`") from error
+        raise UserError(f"run {name} has no result: run `make ablations`") from error
 
 
 def read_curve(card: dict) -> pd.DataFrame:
     curve = pd.read_csv(RUNS / f"{card['arm']}-{card['seed']}" / "curve.csv")
-    return curve.assign(arm=card["arm"], seed=card["seed"])[["arm", "seed", "update", *METRICS]]
+    return curve.assign(arm=card["arm"], seed=card["seed"]).reindex(columns=["arm", "seed", "update", *METRICS])
 
 
 def rows_of(card: dict) -> list[dict]:
     """The columns of main.csv and what an ablation adds; times and held-out pairs are measured in the main chain alone."""
     shared = {key: card[key] for key in ("arm", "seed", "updates", "unet_evaluations")}
-    return [{"method": "ufogen", "sampler": "renoise", "guidance": 0.0} | shared | row for row in card["rows"]]
+    return [{"method": "ufogen", "sampler": "renoise", "guidance": 0.0, "named": "all"} | shared | row for row in card["rows"]]
 
 
 def table(results: pd.DataFrame) -> str:
-    return csv_text((*COLUMNS, "arm", "updates", "unet_evaluations"), results.to_dict("records"))
+    columns = [*COLUMNS, "arm", "updates", "unet_evaluations"]
+    return results.reindex(columns=columns).to_csv(index=False, lineterminator="\n")
 
 
 if __name__ == "__main__":

@@ -5,50 +5,33 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from omegaconf import OmegaConf
-from torch import Tensor
 
 from ufogen import config
-from ufogen.base.autoencoder import decode_latents
+from ufogen.base.text import Conditioning
 from ufogen.data.encoded import Encoded
 from ufogen.data.nouns import Nouns
-from ufogen.diffusion.batch import EncodedBatch
+from ufogen.data.pairs import Pairs, read_pairs
 from ufogen.diffusion.networks import Generator, make_networks
-from ufogen.diffusion.sampling import sample_generator, step_timesteps
 from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
-from ufogen.evaluation import features
-from ufogen.evaluation.alignment import attribute_accuracy
-from ufogen.evaluation.fidelity import fidelity
+from ufogen.evaluation.evaluator import METRICS, Evaluator
+from ufogen.evaluation.noise_kept import noise_kept
+from ufogen.evaluation.sampler import Method, Sampler
 from ufogen.inference.export import load_base
-from ufogen.pipelines.ablations.sets import SETS
-from ufogen.pipelines.main.prepare import read_pairs
+from ufogen.pipelines.ablations.paths import ARMS, CHAIN, RUNS, SETS
 from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256
-from ufogen.randomness import torch_generator
 from ufogen.training.checkpoint import Checkpoint, fingerprint
 from ufogen.training.log import Table
 from ufogen.training.loop import fit, make_accelerator
 from ufogen.training.trainer import AdversarialTrainer
 
-ARMS = Path("pipelines/ablations/arms.yaml")
-RUNS = ARTIFACTS / "ablations" / "runs"
-METRICS = ("kid_lite0", "fd_lite0", "precision", "recall", "attribute_accuracy")
-# what a number depends on beside the settings and the data; the deps of the stage, too
-CODE = tuple(
-    f"src/ufogen/{name}.py"
-    for name in (
-        "base/autoencoder", "data/encoded", "diffusion/batch", "diffusion/losses", "diffusion/networks", "diffusion/objective",
-        "diffusion/prediction",
-        "diffusion/sampling", "diffusion/schedule", "evaluation/alignment", "evaluation/features", "evaluation/fidelity",
-        "pipelines/ablations/run", "randomness", "training/learning_rate", "training/loop", "training/optimizers",
-        "training/parallel", "training/trainer",
-    )
-)  # fmt: skip
+BLOCK = 100  # images sampled at a time
 
 
 def main(c: config.Config) -> None:
@@ -59,7 +42,7 @@ def main(c: config.Config) -> None:
     data = Encoded(ARTIFACTS / "encoded", trainer.batch_size, seed)
     identity = fingerprint(
         seed, settings["objective"], settings["trainer"], config.to_dict(c.ablations), data.card,
-        [sha256(path) for path in (ARTIFACTS / "base" / "unet", *map(Path, CODE))],
+        [sha256(path) for path in (ARTIFACTS / "base" / "unet", *code())],
     )  # fmt: skip
     if finished(arm, seed) == identity:
         print(f"{arm}-{seed}: already there")
@@ -70,25 +53,32 @@ def main(c: config.Config) -> None:
     torch.manual_seed(seed)
     generator, discriminator = make_networks(base.unet, schedule, prediction_type, objective)
     task = AdversarialTrainer(generator, discriminator, schedule, objective, trainer)
-    judge = Judge(c, base, schedule, objective.parameterization, seed, accelerator.device)
+    base.vae.to(accelerator.device)
+    sampler = Sampler(base, accelerator.device, parameterization=objective.parameterization)
+    validation = Prompts.read(c, "validation", c.ablations.curve_size, accelerator.device)
+    evaluation = Prompts.read(c, "evaluation", c.ablations.evaluation_size, accelerator.device)
     work = ARTIFACTS / "checkpoints" / "ablations" / f"{arm}-{seed}"
     began, resumed = time.process_time(), Checkpoint(work, accelerator, identity).exists()
     curve = Table(work / "curve.csv", resumed)
 
-    def look(step: int) -> None:
+    def measure(step: int) -> None:
         if step % c.ablations.curve_every == 0 or step == trainer.updates:
             with task.averaged() as average:
-                curve.add(step, judge.curve(average))
+                curve.add(step, validation.measure(validation.sample(sampler, average, 1, seed)))
 
     fit(
         task, data, accelerator, updates=trainer.updates, seed=seed, folder=work, run=identity,
-        checkpoint_every=trainer.checkpoint_every, log_every=trainer.log_every, on_checkpoint=look, description=f"{arm}-{seed}",
+        checkpoint_every=trainer.checkpoint_every, log_every=trainer.log_every, on_checkpoint=measure,
+        description=f"{arm}-{seed}",
     )  # fmt: skip
     seconds = None if resumed else time.process_time() - began  # of a run that was not stopped
     with task.averaged() as average:
-        rows, pictures = judge.final(average)
-        some = Encoded(ARTIFACTS / "encoded", min(512, len(data)), seed)(0)
-        noise = judge.noise_kept(average, Generator(base.unet, schedule, prediction_type), some)
+        images = {steps: evaluation.sample(sampler, average, steps, seed) for steps in c.ablations.steps}
+        rows = [{"steps": steps, "n": len(some)} | evaluation.measure(some) for steps, some in images.items()]
+        batch = Encoded(ARTIFACTS / "encoded", min(512, len(data)), seed)(0)
+        of_base = Generator(base.unet, schedule, prediction_type).to(accelerator.device)
+        latents, prompt_embeds = batch.latents.float(), batch.prompt_embeds.float()
+        noise = noise_kept(average, of_base, latents, prompt_embeds, schedule, seed, accelerator.device)
     card = {
         "run": identity, "arm": arm, "seed": seed, "updates": trainer.updates, "batch_size": trainer.batch_size,
         "unet_evaluations": task.unet_evaluations(trainer.updates), "processor_seconds": seconds,
@@ -96,9 +86,16 @@ def main(c: config.Config) -> None:
     }  # fmt: skip
     with publish(RUNS / f"{arm}-{seed}") as out:
         shutil.copy(work / "curve.csv", out / "curve.csv")
-        np.save(out / "pictures.npy", pictures)
+        np.save(out / "pictures.npy", np.stack([some[: c.ablations.pictures] for some in images.values()]))
         (out / "metrics.json").write_text(json.dumps(card, indent=1))
     Checkpoint(work, accelerator, identity).clear()
+
+
+def code() -> list[Path]:
+    """What an arm's numbers depend on beside settings and data: the files of the code that its stage names as deps."""
+    stage = OmegaConf.to_container(OmegaConf.load(CHAIN))["stages"]["run"]["do"]
+    sources = [Path(dep) for dep in stage["deps"] if dep.startswith("src/")]
+    return [file for path in sources for file in ([path] if path.is_file() else sorted(path.rglob("*.py")))]
 
 
 def arm_settings(arm: str) -> dict:
@@ -115,93 +112,32 @@ def finished(arm: str, seed: int) -> str | None:
     return json.loads(path.read_text())["run"] if path.is_file() else None
 
 
-class Judge:
-    """Quality of a generator: on validation prompts while it trains, on evaluation prompts at the end.
+@dataclass
+class Prompts:
+    """A set of prompts that arms are compared on: what is asked for, as the U-Net sees it, and who measures it.
 
     Noise depends on the seed alone, so that arms are compared on the same noise.
     """
 
-    def __init__(
-        self,
-        c: config.Config,
-        base: StableDiffusionPipeline,
-        schedule: Schedule,
-        parameterization: str,
-        seed: int,
-        device: torch.device,
-    ):
-        self.c, self.base, self.schedule, self.seed, self.device = c, base, schedule, seed, device
-        self.parameterization, self.vae = parameterization, base.vae.to(device)
-        self.nouns = Nouns.load(c.data.node_modules)
-        a = c.ablations
-        self.validation, self.evaluation = self._set("validation", a.curve_size), self._set("evaluation", a.evaluation_size)
+    asked: Pairs
+    text: Conditioning
+    evaluator: Evaluator
 
-    def _set(self, name: str, n: int) -> dict:
-        """The first prompts of a set with their token states, and features of real images, as `ablation_sets` wrote them."""
-        pairs = read_pairs(ARTIFACTS / "data" / name)
+    @classmethod
+    def read(cls, c: config.Config, name: str, n: int, device: torch.device) -> Prompts:
+        """The first `n` of a set, as the stage `sets` wrote it."""
         with np.load(SETS / f"{name}.npz") as made:
             prompt_embeds, reference = torch.from_numpy(made["prompt_embeds"][:n]), torch.from_numpy(made["features"])
-        return {
-            "parts": pairs.parts[:n],
-            "mentioned": pairs.mentioned[:n],
-            "prompt_embeds": prompt_embeds.to(self.device),
-            "reference": reference,
-        }
+        nouns = Nouns.load(c.data.node_modules)
+        evaluator = Evaluator(reference, nouns, device, seed=0, neighborhood=c.evaluation.neighborhood)
+        return cls(read_pairs(ARTIFACTS / "data" / name)[:n], Conditioning(prompt_embeds.to(device)), evaluator)
 
-    def images(self, generator: Generator, prompt_embeds: Tensor, steps: int) -> np.ndarray:
-        channels, size = self.base.unet.config.in_channels, self.base.unet.config.sample_size
-        images = []
-        for block, some in enumerate(prompt_embeds.split(100)):
-            rng = torch_generator("cpu", self.seed, "initial noise", block)
-            noise = torch.randn((len(some), channels, size, size), generator=rng).to(self.device)
-            fresh = torch_generator(self.device, self.seed, "fresh noise", block)
-            latents = sample_generator(generator, noise, some, self.schedule, steps, fresh, self.parameterization)
-            images.append(decode_latents(latents, self.vae))
-        return np.concatenate(images)
+    def sample(self, sampler: Sampler, generator: Generator, steps: int, seed: int) -> np.ndarray:
+        return sampler.sample(Method("ufogen", "renoise", steps), self.text, BLOCK, seed, generator)
 
-    def measure(self, images: np.ndarray, asked: dict) -> dict[str, float]:
-        found = fidelity(
-            features.extract(images, device=self.device), asked["reference"], seed=0, kid_subsets=50,
-            kid_subset_size=max(len(images) // 2, 2), neighborhood=self.c.evaluation.neighborhood,
-        )  # fmt: skip
-        found["attribute_accuracy"] = attribute_accuracy(images, asked["parts"], asked["mentioned"], self.nouns)["mean"]
-        return {name: float(f"{found[name]:.6g}") for name in METRICS}
-
-    @torch.no_grad()
-    def noise_kept(self, generator: Generator, base: Generator, batch: EncodedBatch) -> dict[int, float]:
-        """kappa by least squares in G(x_t) - m = kappa (x_t - sqrt(abar_t) m), where m is the base's estimate of E[x_0|x_t].
-
-        For each t of four-step sampling. A generator that returns the posterior mean has 0; the chained reconstruction at x_s
-        has its optimum at a positive kappa (README, "Open questions").
-        """
-        x_0, prompt_embeds = batch.latents.float(), batch.prompt_embeds.float()
-        n = len(x_0)
-        found = {}
-        for t in step_timesteps(4, self.schedule.num_timesteps):
-            times = torch.full((n,), t)
-            noise = torch.randn(x_0.shape, generator=torch_generator("cpu", self.seed, "noise kept", t))
-            x_t = self.schedule.q(x_0, times).sample(noise)
-            means, changes = [], []
-            for part in torch.arange(n).split(128):
-                arguments = [value[part].to(self.device) for value in (x_t, times, prompt_embeds)]
-                means.append(base.to(self.device)(*arguments).cpu())
-                changes.append(generator(*arguments).cpu() - means[-1])
-            rest = x_t - float(self.schedule.alpha_bar(times[:1])) ** 0.5 * torch.cat(means)
-            found[t] = float((torch.cat(changes) * rest).sum() / rest.square().sum())
-        return found
-
-    def curve(self, generator: Generator) -> dict[str, float]:
-        """Metrics of one-step samples for the validation prompts."""
-        return self.measure(self.images(generator, self.validation["prompt_embeds"], 1), self.validation)
-
-    def final(self, generator: Generator) -> tuple[list[dict], np.ndarray]:
-        """A row of metrics for each number of steps, and the first pictures (steps, n, h, w, 3) uint8."""
-        rows, pictures = [], []
-        for steps in self.c.ablations.steps:
-            images = self.images(generator, self.evaluation["prompt_embeds"], steps)
-            rows.append({"steps": steps, "n": len(images)} | self.measure(images, self.evaluation))
-            pictures.append(images[: self.c.ablations.pictures])
-        return rows, np.stack(pictures)
+    def measure(self, images: np.ndarray) -> dict[str, float]:
+        found = self.evaluator(images, self.asked)
+        return {name: float(f"{found[name]:.6g}") for name in METRICS if name in found}
 
 
 if __name__ == "__main__":

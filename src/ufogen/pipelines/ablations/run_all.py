@@ -12,21 +12,21 @@ from tqdm import tqdm
 
 from ufogen import config
 from ufogen.errors import UserError
-from ufogen.pipelines.ablations.run import ARMS
+from ufogen.pipelines.ablations.paths import ARMS
 from ufogen.pipelines.stage import run
 
 
 def main(c: config.Config) -> None:
-    """Arms with the most seeds first, seed by seed, and the claims' arms in two dimensions.
+    """Every run in the order of arms.yaml, and the claims' arms in two dimensions.
 
     Raises `UserError` with the last line of an arm that failed.
     """
-    jobs = [(run["arm"], run["seed"]) for run in OmegaConf.to_container(OmegaConf.load(ARMS))["runs"].values()]
+    runs = OmegaConf.to_container(OmegaConf.load(ARMS))["runs"].values()
     with ThreadPoolExecutor(c.processes) as pool:
         futures = [pool.submit(work, "ufogen.pipelines.ablations.toy_arms")]  # the longest first
-        futures += [
-            pool.submit(work, "ufogen.pipelines.ablations.run", f"ablations.arm={arm}", f"seed={seed}") for arm, seed in jobs
-        ]
+        for each in runs:
+            overrides = f"ablations.arm={each['arm']}", f"seed={each['seed']}"
+            futures.append(pool.submit(work, "ufogen.pipelines.ablations.run", *overrides))
         try:
             for future in tqdm(as_completed(futures), total=len(futures), desc="arms"):
                 future.result()

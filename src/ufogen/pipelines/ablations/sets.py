@@ -6,13 +6,12 @@ import numpy as np
 
 from ufogen import config
 from ufogen.base.text import encode_text
+from ufogen.data.pairs import read_pairs
 from ufogen.evaluation import features
 from ufogen.inference.export import load_base, refuse_sdxl
-from ufogen.pipelines.main.prepare import read_pairs
+from ufogen.pipelines.ablations.paths import SETS
 from ufogen.pipelines.stage import ARTIFACTS, publish, run
 from ufogen.training.loop import make_accelerator
-
-SETS = ARTIFACTS / "ablations" / "sets"
 
 
 def main(c: config.Config) -> None:

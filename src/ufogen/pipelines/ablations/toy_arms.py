@@ -13,10 +13,9 @@ from tqdm import tqdm
 
 from ufogen import config
 from ufogen.errors import UserError
-from ufogen.files import csv_text
-from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, write_results
-from ufogen.pipelines.toy.measure import METRICS, ArmKey, fingerprint, reference
+from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, table, write_results
 from ufogen.toy import mixture
+from ufogen.toy.records import METRICS, ArmKey, fingerprint, reference
 from ufogen.toy.settings import Method, Toy
 from ufogen.toy.train import Arm
 
@@ -36,7 +35,7 @@ def main(c: config.Config) -> None:
     runs = [(name, range(FIRST_SEED, FIRST_SEED + n)) for name in arms(c.toy)]
     runs += [(name, range(FURTHER_SEED, FURTHER_SEED + 2 * n)) for name in FURTHER]
     rows = [row for run in tqdm(runs, desc="arms in two dimensions") for row in measured(*run, c.toy)]
-    write_results(RESULTS, {"toy_arms.csv": csv_text(list(rows[0]), rows)})
+    write_results(RESULTS, {"toy_arms.csv": table(rows)})
 
 
 def arms(settings: Toy) -> dict[str, tuple[Method, int]]:

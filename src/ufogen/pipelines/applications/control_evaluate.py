@@ -6,37 +6,33 @@ import json
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
+from diffusers import UNet2DConditionModel
 from tqdm import tqdm
 
 from ufogen import config
 from ufogen.applications.control import KINDS, Control, ControlledUNet
 from ufogen.applications.edges import THRESHOLD, edge_agreement, edge_map, to_condition
-from ufogen.base.autoencoder import decode_latents, encode_images
+from ufogen.base.autoencoder import encode_images
+from ufogen.base.text import Conditioning
 from ufogen.data.nouns import Nouns
-from ufogen.data.pairs import Pairs
-from ufogen.diffusion.networks import Generator
-from ufogen.diffusion.sampling import sample_base, sample_generator
+from ufogen.data.pairs import read_pairs
 from ufogen.evaluation import features
-from ufogen.evaluation.alignment import attribute_accuracy
-from ufogen.evaluation.fidelity import fidelity
-from ufogen.files import csv_text
-from ufogen.pipelines.applications.control_train import CONTROL
-from ufogen.pipelines.main.evaluate import formatted
-from ufogen.pipelines.main.prepare import read_pairs
-from ufogen.pipelines.main.sample import Samplers
-from ufogen.pipelines.stage import ARTIFACTS, RESULTS, publish, run, sha256, write_results
+from ufogen.evaluation.evaluator import Evaluator
+from ufogen.evaluation.sampler import Method, Sampler
+from ufogen.inference.export import load_base
+from ufogen.pipelines.applications.paths import CONTROL, CONTROLLED
+from ufogen.pipelines.stage import ARTIFACTS, RESULTS, publish, run, sha256, table, write_results
+from ufogen.precision import DTYPES
 from ufogen.training.loop import make_accelerator
 
-SAMPLES = ARTIFACTS / "control_samples"
 COLUMNS = (
     "method", "control", "steps", "guidance", "scale", "seed", "n", "edge_f1", "edge_precision", "edge_recall",
-    "attribute_accuracy", "kid_lite0", "fd_lite0",
+    "attribute_accuracy", "residual", "kid_lite0", "fd_lite0",
 )  # fmt: skip
 DEFINITIONS = {
     "edges": "a pixel that differs from its right or lower neighbour by at least the threshold in one channel",
     "edge_f1": "2 |both| / (|image's edges| + |asked edges|), pixel by pixel, mean over images",
+    "residual": "root mean square distance to the nearest real character in grey levels, mean over images",
     "kid_lite0": "against the reference images of the evaluation prompts; subsets of half of the n images",
     "gain": "edge_f1 with control less edge_f1 without, same prompts and noise",
     "share_of_base_gain": "gain of one-step UFOGen over the base's; the demand is 0.5",
@@ -56,6 +52,10 @@ class Row:
     def name(self) -> str:
         return f"{self.method}-{self.control}"
 
+    @property
+    def sampled(self) -> Method:
+        return Method(self.method, "renoise" if self.method == "ufogen" else "ddim", self.steps, self.guidance)
+
 
 def rows(c: config.Config) -> list[Row]:
     """UFOGen in one step and the base with guidance."""
@@ -66,77 +66,64 @@ def rows(c: config.Config) -> list[Row]:
 
 def main(c: config.Config) -> None:
     """Write paper/results/control.csv, its card control.json, and artifacts/control_samples."""
-    with publish(SAMPLES) as out:
-        table = measure_all(c, "floor", "evaluation", out)
-    text = csv_text(COLUMNS, ({key: formatted(row[key]) for key in COLUMNS} for row in table))
+    with publish(CONTROLLED) as out:
+        measured = measure_all(c, "floor", "evaluation", out)
     card = {
-        "rows": table, "gain": gains(table), "definitions": DEFINITIONS, "threshold": THRESHOLD,
+        "rows": measured, "gain": gains(measured), "definitions": DEFINITIONS, "threshold": THRESHOLD,
         "precision": c.sampler.precision,
         "training": {kind: json.loads((CONTROL / kind / "card.json").read_text()) for kind in KINDS},
         "sha256": {kind: sha256(CONTROL / kind) for kind in KINDS} | {"generator": sha256(ARTIFACTS / "train" / "unet")},
     }  # fmt: skip
-    write_results(RESULTS, {"control.csv": text, "control.json": json.dumps(card, indent=1) + "\n"})
+    write_results(RESULTS, {"control.csv": table(measured, COLUMNS), "control.json": json.dumps(card, indent=1) + "\n"})
     print(json.dumps(card["gain"], indent=1))
 
 
 def measure_all(c: config.Config, asked: str, reference: str, out) -> list[dict]:
     """A row a method: images for the captions and the edges of the set `asked`, KID against the set `reference`."""
     device = make_accelerator(c.device, "no").device
-    nouns, n = Nouns.load(c.data.node_modules), min(c.applications.samples, c.data.evaluation_size)
-    whole = read_pairs(ARTIFACTS / "data" / asked)
-    pairs = Pairs(np.array(whole.images[:n]), whole.captions[:n], whole.parts[:n], whole.mentioned[:n])
-    edges = edge_map(pairs.images)
-    real = features.extract(np.array(read_pairs(ARTIFACTS / "data" / reference).images), device=device)
-    samplers = Samplers(c, device)
-    networks = {kind: load_control(kind, samplers) for kind in KINDS}
-    prompt_embeds = samplers.encode(pairs.captions).prompt_embeds
-    table = []
+    pairs = read_pairs(ARTIFACTS / "data" / asked)[: min(c.applications.samples, c.data.evaluation_size)]
+    images = np.array(pairs.images)
+    edges = edge_map(images)
+    evaluator = Evaluator(
+        features.extract(np.array(read_pairs(ARTIFACTS / "data" / reference).images), device=device),
+        Nouns.load(c.data.node_modules), device,
+        seed=c.seed, neighborhood=c.evaluation.neighborhood, kid_subsets=c.evaluation.kid_subsets,
+    )  # fmt: skip
+    unet = UNet2DConditionModel.from_pretrained(ARTIFACTS / "train" / "unet")
+    sampler = Sampler.load(load_base(ARTIFACTS / "base"), unet, device, DTYPES[c.sampler.precision])
+    networks = {kind: load_control(kind, sampler) for kind in KINDS}
+    text = sampler.encode(pairs.captions)
+    measured = []
 
     def measure(row: Row, images: np.ndarray) -> None:
         np.save(out / f"{row.name}.npy", images)
-        quality = fidelity(
-            features.extract(images, device=device), real, seed=c.seed, kid_subsets=c.evaluation.kid_subsets,
-            kid_subset_size=max(n // 2, 2), neighborhood=c.evaluation.neighborhood,
-        )  # fmt: skip
-        attributes = attribute_accuracy(images, pairs.parts, pairs.mentioned, nouns)["mean"]
-        found = edge_agreement(images, edges) | quality | {"attribute_accuracy": attributes}
+        found = edge_agreement(images, edges) | evaluator(images, pairs)
         scale = c.applications.scale if row.control in KINDS else 0.0
-        table.append(vars(row) | {"scale": scale, "seed": c.seed, "n": n} | found)
+        measured.append(vars(row) | {"scale": scale, "seed": c.seed, "n": len(pairs)} | found)
 
     for row in tqdm(rows(c), desc="control", mininterval=5):
-        measure(row, sample(c, samplers, row, networks.get(row.control), prompt_embeds, edges))
-    measure(
-        Row("real", "autoencoder", 0, 0.0), decode_latents(encode_images(pairs.images, samplers.base.vae), samplers.base.vae)
-    )
-    return table
+        measure(row, sample(c, sampler, row, networks.get(row.control), text, edges))
+    measure(Row("real", "autoencoder", 0, 0.0), sampler.decode(encode_images(images, sampler.base.vae)))
+    return measured
 
 
-def load_control(kind: str, samplers: Samplers) -> Control:
-    dtype = samplers.base.unet.dtype
-    return KINDS[kind].from_pretrained(CONTROL / kind, local_files_only=True).to(samplers.device, dtype).eval()
+def load_control(kind: str, sampler: Sampler) -> Control:
+    dtype = sampler.base.unet.dtype
+    return KINDS[kind].from_pretrained(CONTROL / kind, local_files_only=True).to(sampler.device, dtype).eval()
 
 
-@torch.no_grad()
 def sample(
-    c: config.Config, samplers: Samplers, row: Row, control: Control | None, prompt_embeds: Tensor, edges: np.ndarray
+    c: config.Config, sampler: Sampler, row: Row, control: Control | None, text: Conditioning, edges: np.ndarray
 ) -> np.ndarray:
     """Images of one row, (n, h, w, 3) uint8; every row has the same noise."""
-    images, size = [], c.sampler.batch_size
-    unet = samplers.generator.unet if row.method == "ufogen" else samplers.base.unet
-    for block, start in enumerate(range(0, len(prompt_embeds), size)):
-        some = prompt_embeds[start : start + size]
-        noise = samplers.noise(len(some), block)
-        network = unet
-        if control is not None:
-            condition = to_condition(edges[start : start + size], samplers.device)
-            network = ControlledUNet(unet, control, condition, c.applications.scale)
-        scheduler = samplers.base.scheduler.config
-        if row.method == "ufogen":
-            generator = Generator(network, samplers.schedule, scheduler.prediction_type)
-            latents = sample_generator(generator, noise, some, samplers.schedule, row.steps)
-        else:
-            latents = sample_base(network, noise, some, samplers.empty.prompt_embeds[0], scheduler, row.steps, row.guidance)
-        images.append(decode_latents(latents, samplers.base.vae))
+    if control is None:
+        return sampler.sample(row.sampled, text, c.sampler.batch_size, c.seed)
+    images = []
+    for rows, noise, fresh in sampler.blocks(len(text), c.sampler.batch_size, c.seed):
+        unet = sampler.generator.unet if row.method == "ufogen" else sampler.base.unet
+        network = ControlledUNet(unet, control, to_condition(edges[rows], sampler.device), c.applications.scale)
+        network = sampler.denoiser(network) if row.method == "ufogen" else network
+        images.append(sampler.images(row.sampled, noise, text[rows], fresh, network))
     return np.concatenate(images)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 from pathlib import Path
@@ -17,11 +15,11 @@ from ufogen.applications.edges import THRESHOLD
 from ufogen.base.text import encode_text
 from ufogen.diffusion.schedule import Schedule
 from ufogen.inference.export import load_base, refuse_sdxl
-from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256
+from ufogen.pipelines.applications.paths import CONTROL
+from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256, table
 from ufogen.training.checkpoint import Checkpoint, fingerprint
 from ufogen.training.loop import fit, make_accelerator
 
-CONTROL = ARTIFACTS / "control"
 SHARED = ("batch_size", "warmup", "timesteps", "caption_dropout", "precision")  # settings that both networks depend on
 
 
@@ -67,7 +65,7 @@ def train(c: config.Config, kind: str, identity: str) -> None:
     rate = (training.updates - start) / (time.perf_counter() - began)
     with publish(CONTROL / kind) as out:
         accelerator.unwrap_model(task.control).eval().cpu().save_pretrained(out)
-        (out / "loss.csv").write_text(losses.table())
+        (out / "loss.csv").write_text(table({"update": step, "loss": loss} for step, loss in sorted(losses.rows.items())))
         card = {
             "run": identity, "kind": kind, "applications": config.to_dict(a), "threshold": THRESHOLD,
             "parameters": sum(p.numel() for p in control.parameters()), "threads": torch.get_num_threads(),
@@ -91,13 +89,6 @@ class LossLog:
         self.rows = {s: loss for s, loss in self.rows.items() if s < step} | {step: means["loss"]}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(self.rows))
-
-    def table(self) -> str:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("update", "loss"))
-        writer.writerows((step, f"{loss:.6g}") for step, loss in sorted(self.rows.items()))
-        return text.getvalue()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,12 @@ from PIL import Image
 
 from ufogen import config
 from ufogen.applications.edges import edge_map, to_images
+from ufogen.data.pairs import read_pairs
 from ufogen.errors import UserError
 from ufogen.figures.applications import application_curves
 from ufogen.figures.samples import rows_of_samples
 from ufogen.inference.api import UFOGen
-from ufogen.pipelines.applications import control_evaluate, image_to_image
-from ufogen.pipelines.main.prepare import read_pairs
+from ufogen.pipelines.applications.paths import CONTROLLED, EDITED
 from ufogen.pipelines.stage import ARTIFACTS, RESULTS, publish, run
 
 FIGURES = Path("paper/applications")
@@ -33,11 +34,13 @@ def main(c: config.Config) -> None:
 
 
 def draw(c: config.Config, out: Path) -> None:
+    controlled, edited = (pd.read_csv(RESULTS / f"{name}.csv") for name in ("control", "image_to_image"))
     columns = min(c.sampler.grid_prompts, c.applications.samples)
     floor = read_pairs(ARTIFACTS / "data" / "floor")
     sources = np.array(floor.images[:columns])
     shown = {"image": sources, "its edges,\nasked for": to_images(edge_map(sources))}
-    shown |= {_label(row): np.load(control_evaluate.SAMPLES / f"{row.name}.npy") for row in control_evaluate.rows(c)}
+    drawn = controlled[controlled["method"] != "real"].itertuples()
+    shown |= {_label(row): np.load(CONTROLLED / f"{row.method}-{row.control}.npy") for row in drawn}
     rows_of_samples(
         shown, floor.captions[:columns],
         f"Edges of an image and its caption; same noise in each row. The first {columns}, nothing is picked. "
@@ -45,12 +48,12 @@ def draw(c: config.Config, out: Path) -> None:
         out / "control.png",
     )  # fmt: skip
 
-    levels = image_to_image.strengths(c)
+    levels = edited.loc[edited["method"] == "ufogen", "strength"].tolist()
     chosen = [levels[i] for i in np.unique(np.linspace(0, len(levels) - 1, SHOWN).round().astype(int)) if i]
-    edited = {f"strength {s:g}": np.load(image_to_image.SAMPLES / f"ufogen-{s:.2f}.npy") for s in chosen}
+    pictures = {f"strength {s:g}": np.load(EDITED / f"ufogen-{s:.2f}.npy") for s in chosen}
     prompts = read_pairs(ARTIFACTS / "data" / "evaluation").captions[:columns]
     rows_of_samples(
-        {"source": sources} | edited, prompts,
+        {"source": sources} | pictures, prompts,
         f"Image to image in one step of UFOGen, towards the prompt above. The first {columns}, nothing is picked.",
         out / "image_to_image.png",
     )  # fmt: skip
@@ -60,8 +63,7 @@ def draw(c: config.Config, out: Path) -> None:
         "Each frame is one step of UFOGen. Noise goes along the great circle, token states along the line.",
         out / "interpolation.png",
     )  # fmt: skip
-    results = (pd.read_csv(RESULTS / f"{name}.csv") for name in ("image_to_image", "control"))
-    application_curves(*results, out / "curves.png")
+    application_curves(edited, controlled, out / "curves.png")
 
 
 def interpolations(model: UFOGen) -> dict[str, np.ndarray]:
@@ -76,7 +78,8 @@ def interpolations(model: UFOGen) -> dict[str, np.ndarray]:
     return {label: _stack(model.interpolate(prompt, seed, FRAMES)) for label, (prompt, seed) in ways.items()}
 
 
-def _label(row: control_evaluate.Row) -> str:
+def _label(row: NamedTuple) -> str:
+    """Of a row of control.csv."""
     names = {"none": "no control", "controlnet": "ControlNet", "adapter": "T2I-Adapter"}
     method = "UFOGen" if row.method == "ufogen" else "base"
     return f"{method}, {row.steps} step{'s' * (row.steps > 1)}\n{names[row.control]}"

@@ -10,8 +10,8 @@ from diffusers import ControlNetModel
 
 from ufogen import config
 from ufogen.errors import UserError
-from ufogen.pipelines.applications.control_train import CONTROL
-from ufogen.pipelines.main.initialize import HASHES
+from ufogen.files import HASHES
+from ufogen.pipelines.applications.paths import CONTROL
 from ufogen.pipelines.stage import ARTIFACTS, RESULTS, publish, run, sha256
 
 FOLDER = Path("models/nouns-control")

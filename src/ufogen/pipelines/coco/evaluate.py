@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import platform
 from collections.abc import Iterator
@@ -15,14 +13,13 @@ import torch
 from tqdm import tqdm
 
 from ufogen import config
-from ufogen.data import coco
+from ufogen.data.coco import Prompts
+from ufogen.data.coco import images as photographs
 from ufogen.errors import UserError
-from ufogen.evaluation import clip_score, inception, shards
+from ufogen.evaluation import clip_score, coco, inception, shards
 from ufogen.evaluation.latency import seconds_per_image
-from ufogen.evaluation.methods import Method
-from ufogen.pipelines.coco.common import Prompts, blocks, methods, read_prompts, shard, size
-from ufogen.pipelines.coco.sample import Samplers
-from ufogen.pipelines.stage import RESULTS, run, sha256, write_results
+from ufogen.evaluation.sampler import Method, Sampler
+from ufogen.pipelines.stage import RESULTS, run, sha256, table, write_results
 from ufogen.training.loop import make_accelerator
 
 PACKAGES = ("torch", "torch-fidelity", "diffusers", "transformers", "numpy", "pillow")
@@ -32,16 +29,17 @@ IMAGES = (".jpg", ".jpeg", ".png")
 def main(c: config.Config) -> None:
     """Write paper/results/coco_SPLIT.csv, a row a method, and its card coco_SPLIT.json."""
     device = make_accelerator(c.device, c.coco.precision).device
-    prompts, wanted = read_prompts(c), methods(c)
-    samplers = Samplers(c, wanted, device)
-    check_samples(c, samplers, prompts, wanted)
+    prompts, wanted = coco.prompts(c), coco.compared(c)
+    sampler = coco.open_sampler(c, wanted, device)
+    hashes = coco.weights(c, sampler)
+    check_samples(c, sampler, hashes, prompts, wanted)
     weights = inception.weights_file(c.coco.inception_weights)
     network = inception.load(weights)
     real = reference_files(c)
     batches = (real[i : i + c.coco.batch_size] for i in range(0, len(real), c.coco.batch_size))
-    photographs = (coco.images(paths, inception.SIZE, threads=c.threads) for paths in batches)
-    reference = inception.extract(photographs, network, device)
-    subset = min(c.evaluation.kid_subset_size, size(c), len(real))
+    pictures = (photographs(paths, inception.SIZE, threads=c.threads) for paths in batches)
+    reference = inception.extract(pictures, network, device)
+    subset = min(c.evaluation.kid_subset_size, coco.size(c), len(real))
     rows = []
     for method in tqdm(wanted, desc="FID", mininterval=5):
         features = inception.extract(samples(c, method), network, device)
@@ -56,7 +54,7 @@ def main(c: config.Config) -> None:
         model.to(device)
         label = f"clip {Path(name).name}"
         for method, row in zip(wanted, tqdm(rows, desc=label, mininterval=5), strict=True):
-            parts = (prompts.captions[block.start : block.stop] for block in blocks(c))
+            parts = (prompts.captions[block.start : block.stop] for block in coco.blocks(c))
             cosines = [
                 clip_score.cosines(images, captions, model, processor)
                 for images, captions in zip(samples(c, method), parts, strict=True)
@@ -65,34 +63,37 @@ def main(c: config.Config) -> None:
         networks.append({"name": Path(name).name, "weights_sha256": clip_score.weights_sha256(model)})
         del model
     for method, row in zip(wanted, rows, strict=True):
-        row["seconds_per_image"] = _seconds(c, samplers, method, prompts.captions)
-    description = card(c, prompts, device, samplers.sha256) | {"rows": rows}
+        row["seconds_per_image"] = _seconds(c, sampler, method, prompts.captions)
+    description = card(c, prompts, device, hashes) | {"rows": rows}
     description["fid"] |= {"weights_sha256": sha256(weights), "kid_subset_size": subset, "reference_images": len(real)}
     published = description["fid"]["weights_sha256"].startswith(inception.PUBLISHED)
     description["fid"]["published_weights"] = published
     description["clip"]["networks"] = networks
+    text = table(rows)
     write_results(
         RESULTS,
-        {f"coco_{c.coco.split}.csv": table(rows), f"coco_{c.coco.split}.json": json.dumps(description, indent=1) + "\n"},
+        {f"coco_{c.coco.split}.csv": text, f"coco_{c.coco.split}.json": json.dumps(description, indent=1) + "\n"},
     )
-    print(table(rows))
+    print(text)
     if not published:
         print(f"{weights} are not the published Inception weights: these FIDs compare with no published one")
 
 
 def samples(c: config.Config, method: Method) -> Iterator[np.ndarray]:
     """The images of a method, shard by shard."""
-    return (shards.read(shard(c, method, block)) for block in blocks(c))
+    return (shards.read(coco.shard(c, method, block)) for block in coco.blocks(c))
 
 
-def check_samples(c: config.Config, samplers: Samplers, prompts: Prompts, wanted: list[Method]) -> None:
+def check_samples(c: config.Config, sampler: Sampler, hashes: dict, prompts: Prompts, wanted: list[Method]) -> None:
     """Raise `UserError` where a shard is missing or is of other weights, prompts or settings."""
     for method in wanted:
-        done = [
-            shards.is_of(shard(c, method, b), samplers.run(method, prompts.captions[b.start : b.stop], b)) for b in blocks(c)
-        ]
+        done = []
+        for block in coco.blocks(c):
+            captions = prompts.captions[block.start : block.stop]
+            run_id = coco.run_id(c, sampler, hashes, method, captions, block)
+            done.append(shards.is_of(coco.shard(c, method, block), run_id))
         if not all(done):
-            folder = shard(c, method, blocks(c)[0]).parent
+            folder = coco.shard(c, method, coco.blocks(c)[0]).parent
             raise UserError(f"{folder} has {sum(done)} of {len(done)} shards of this run: run the stage sample again")
 
 
@@ -103,15 +104,6 @@ def reference_files(c: config.Config) -> list[Path]:
     if not found:
         raise UserError(f"{folder} has no images: unpack {c.coco.split}.zip there")
     return found
-
-
-def table(rows: list[dict]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
-    return text.getvalue()
 
 
 def card(c: config.Config, prompts: Prompts, device: torch.device, hashes: dict[str, str]) -> dict:
@@ -139,12 +131,12 @@ def card(c: config.Config, prompts: Prompts, device: torch.device, hashes: dict[
     }  # fmt: skip
 
 
-def _seconds(c: config.Config, samplers: Samplers, method: Method, captions: list[str]) -> float:
+def _seconds(c: config.Config, sampler: Sampler, method: Method, captions: list[str]) -> float:
     """Text to pixels, encoding and decoding included."""
     e = c.evaluation
 
     def generate(n: int) -> np.ndarray:
-        return samplers.images(method, [captions[i % len(captions)] for i in range(n)], range(n))
+        return coco.images(sampler, method, [captions[i % len(captions)] for i in range(n)], range(n), c.seed)
 
     return seconds_per_image(generate, e.latency_batch_size, e.latency_repeats, warmup=1)["median"]
 

@@ -21,14 +21,13 @@ from ufogen import config
 from ufogen.base.autoencoder import encode_images
 from ufogen.base.text import encode_prompts, text_encoders
 from ufogen.data.encoder import Encoder
-from ufogen.data.shard_encoding import encode_shard, shard_card
+from ufogen.data.pairs import read_pairs
+from ufogen.data.shard_encoding import encode_shard, identity, read_run, shard_card
 from ufogen.data.shards import open_shards
 from ufogen.errors import UserError
 from ufogen.inference.export import load_base
-from ufogen.pipelines.main.prepare import read_pairs
-from ufogen.pipelines.stage import ARTIFACTS, publish, require_space, run, sha256
+from ufogen.pipelines.stage import ARTIFACTS, publish, require_space, run
 from ufogen.randomness import torch_generator
-from ufogen.training.checkpoint import fingerprint
 from ufogen.training.loop import make_accelerator
 
 BLOCK = 256  # pairs a pass; each block's latents are drawn with a generator of its own
@@ -117,21 +116,6 @@ def encode_shards(c: config.Config) -> None:
         work.rename(target)
         print(f"{card['n']} pairs of {len(sizes)} shards: {counts}")
     accelerator.wait_for_everyone()
-
-
-def identity(c: config.Config) -> str:
-    """A short hash of all that decides what the pairs of shards are encoded to."""
-    free = ("cache", "workers", "encode_batch_size", "train_size", "evaluation_size", "node_modules", "split")
-    settings = {key: value for key, value in config.to_dict(c.data).items() if key not in free}
-    parts = ("vae", "text_encoder", "text_encoder_2")  # the last is SDXL's alone
-    weights = [sha256(ARTIFACTS / "base" / part) for part in parts if (ARTIFACTS / "base" / part).is_dir()]
-    return fingerprint(c.seed, settings, str(Path(c.data.path).resolve()), weights)
-
-
-def read_run(folder: Path) -> str | None:
-    """The identity of the shards' encoding in a folder, None where there is none."""
-    card = folder / "card.json"
-    return json.loads(card.read_text()).get("run") if card.is_file() else None
 
 
 def work_folder(run_id: str) -> Path:

@@ -12,13 +12,13 @@ import pandas as pd
 from PIL import Image
 
 from ufogen import config
+from ufogen.data.images import SCALE
+from ufogen.data.pairs import read_pairs
 from ufogen.errors import UserError
-from ufogen.evaluation.methods import Method
-from ufogen.figures.comparison import quality_against_steps, quality_against_time
+from ufogen.evaluation.sampler import Method
+from ufogen.figures.comparison import quality_against_openness, quality_against_steps, quality_against_time
 from ufogen.figures.curves import training_curves
 from ufogen.figures.samples import one_step_samples, rows_of_samples
-from ufogen.figures.style import SCALE
-from ufogen.pipelines.main.prepare import read_pairs
 from ufogen.pipelines.stage import ARTIFACTS, RESULTS, publish, run
 
 T = TypeVar("T")
@@ -56,6 +56,7 @@ def main(c: config.Config) -> None:
         training_curves(log, out / "curves.png")
         quality_against_steps(results, out / "quality_against_steps.png")
         quality_against_time(results, out / "quality_against_time.png")
+        quality_against_openness(results, out / "quality_against_openness.png")
     print(f"wrote {len(list(FIGURES.glob('*.png')))} figures to {FIGURES}")
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-
-import numpy as np
 
 from ufogen import config
 from ufogen.data import coco
 from ufogen.data.nouns import Nouns
-from ufogen.data.pairs import Pairs, heldout_pairs, make_pairs
+from ufogen.data.pairs import heldout_pairs, make_pairs, write_pairs
 from ufogen.data.shards import open_shards
 from ufogen.pipelines.stage import ARTIFACTS, publish, run
 
@@ -56,23 +53,6 @@ def prepare_nouns(c: config.Config) -> None:
         for name, pairs in sets.items():
             write_pairs(out / name, pairs)
     print({name: len(pairs.captions) for name, pairs in sets.items()})
-
-
-def write_pairs(folder: Path, pairs: Pairs) -> None:
-    folder.mkdir(parents=True)
-    np.save(folder / "images.npy", pairs.images)
-    np.save(folder / "parts.npy", pairs.parts)
-    np.save(folder / "mentioned.npy", pairs.mentioned)
-    (folder / "captions.json").write_text(json.dumps(pairs.captions, indent=0))
-
-
-def read_pairs(folder: Path) -> Pairs:
-    return Pairs(
-        np.load(folder / "images.npy", mmap_mode="r"),
-        json.loads((folder / "captions.json").read_text()),
-        np.load(folder / "parts.npy"),
-        np.load(folder / "mentioned.npy"),
-    )
 
 
 if __name__ == "__main__":

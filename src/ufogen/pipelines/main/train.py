@@ -65,7 +65,7 @@ def main(c: config.Config) -> None:
     if accelerator.is_main_process:
         log = CurveLog(work, {"equilibrium": EQUILIBRIUM[c.objective.adversarial]}, resume)
         if validates:
-            validation = Validation(c, base, schedule, work, accelerator.device, resume)
+            validation = Validation(c, base, work, accelerator.device, resume)
 
     def validate(step: int) -> None:
         draw, measure = (step % every == 0 or step == tr.updates for every in (tr.sample_every, tr.validate_every))
@@ -81,7 +81,6 @@ def main(c: config.Config) -> None:
     )  # fmt: skip
     with contextlib.nullcontext() if tr.keep == "best" else task.averaged() as generator:
         if accelerator.is_main_process:
-            log.close()
             with publish(ARTIFACTS / "train") as out:
                 if tr.keep == "best":
                     shutil.copytree(work / "best", out, dirs_exist_ok=True)

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ufogen import config
 from ufogen.base.models import make_scheduler
-from ufogen.pipelines.main.initialize import HASHES
+from ufogen.files import HASHES
 from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256
 
 

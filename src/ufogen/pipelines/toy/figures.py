@@ -10,7 +10,7 @@ from ufogen import config
 from ufogen.errors import UserError
 from ufogen.figures.toy import metrics_against_sampling_steps, metrics_against_trained_steps, panels_of_samples
 from ufogen.pipelines.stage import RESULTS, publish, run
-from ufogen.pipelines.toy.measure import samples_of
+from ufogen.toy.records import samples_of
 
 FIGURES = Path("paper/toy")
 

@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import json
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 import torch
 
 from ufogen import config
-from ufogen.diffusion import batch, losses, objective, schedule
-from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, write_results
+from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, table, write_results
 from ufogen.randomness import torch_generator
-from ufogen.toy import mixture, networks, train
-from ufogen.toy.settings import Method, Toy
+from ufogen.toy import mixture, train
+from ufogen.toy.records import METRICS, ArmKey, fingerprint, keys, label, reference
+from ufogen.toy.settings import Toy
 
 NAMES = ("method", "trained_steps", "steps", "seed")
-METRICS = ("modes", "box_fraction", "mode_kl", "frechet", "wasserstein_2")
 SHOWN = 1500  # samples of the first seed that are kept for the figure
-# what a number depends on beside the settings, as it is when this process starts
-CODE = b"".join(Path(module.__file__).read_bytes() for module in (batch, losses, objective, schedule, mixture, networks, train))
-
-
-@dataclass(frozen=True)
-class ArmKey:
-    method: Method
-    steps: int
-
-    @property
-    def file(self) -> str:
-        return f"{self.method.name}-{self.steps}.json"
 
 
 def main(c: config.Config) -> None:
@@ -45,10 +29,6 @@ def main(c: config.Config) -> None:
     With another schedule than the cosine one its name is appended to those of files and folders.
     """
     measure_all(c.toy)
-
-
-def label(settings: Toy) -> str:
-    return "toy" if settings.schedule == "cosine" else f"toy_{settings.schedule}"
 
 
 def measure_all(settings: Toy) -> None:
@@ -63,11 +43,8 @@ def measure_all(settings: Toy) -> None:
         "versions": {"python": platform.python_version()} | {name: version(name) for name in ("torch", "numpy", "scipy")},
     }
     name = label(settings)
-    write_results(RESULTS, {f"{name}.csv": table(rows), f"{name}.json": json.dumps(card, indent=1) + "\n"})
-
-
-def keys(settings: Toy) -> list[ArmKey]:
-    return [ArmKey(method, steps) for method in settings.methods for steps in settings.trained_steps]
+    text = table(with_means(rows), (*NAMES, *METRICS), digits=5)
+    write_results(RESULTS, {f"{name}.csv": text, f"{name}.json": json.dumps(card, indent=1) + "\n"})
 
 
 def measured(key: ArmKey, settings: Toy) -> dict:
@@ -96,28 +73,6 @@ def measured(key: ArmKey, settings: Toy) -> dict:
     return record
 
 
-def samples_of(settings: Toy) -> dict[str, dict[int, dict[int, np.ndarray]]]:
-    """[method][trained steps][steps]: samples (n, 2) of the first seed, for the figure. Needs finished arms."""
-    records: dict[str, dict[int, dict[int, np.ndarray]]] = {}
-    for key in keys(settings):
-        samples = json.loads((ARTIFACTS / label(settings) / key.file).read_text())["samples"]
-        arm = {int(steps): np.array(points) for steps, points in samples.items()}
-        records.setdefault(key.method.name, {})[key.steps] = arm
-    return records
-
-
-def fingerprint(key: ArmKey, settings: Toy, seeds: list[int] | None = None) -> str:
-    """Of the settings that this arm depends on and of the code that computes it."""
-    own = asdict(settings) | {"methods": asdict(key.method), "trained_steps": key.steps}
-    own |= {} if seeds is None else {"seeds": seeds}
-    return hashlib.sha256(json.dumps(own, sort_keys=True).encode() + CODE).hexdigest()
-
-
-def reference(settings: Toy) -> torch.Tensor:
-    """The points (n, 2) to which every Wasserstein distance is taken."""
-    return mixture.balanced(settings.transport_samples, torch_generator("cpu", 0, "laboratory reference"))
-
-
 def data_rows(settings: Toy) -> list[dict]:
     """Fresh data in place of samples: what a perfect generator would reach."""
     rows = []
@@ -128,20 +83,13 @@ def data_rows(settings: Toy) -> list[dict]:
     return rows
 
 
-def table(rows: list[dict]) -> str:
-    """CSV with the rows of each seed and, after them, their mean, whose seed is called mean."""
-    groups: dict[tuple, list[dict]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in NAMES[:-1]), []).append(row)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(NAMES + METRICS)
-    for name, members in groups.items():
-        for row in members:
-            writer.writerow([*name, row["seed"], *(f"{row[metric]:.5g}" for metric in METRICS)])
-        means = (sum(row[metric] for row in members) / len(members) for metric in METRICS)
-        writer.writerow([*name, "mean", *(f"{mean:.5g}" for mean in means)])
-    return text.getvalue()
+def with_means(rows: list[dict]) -> list[dict]:
+    """The rows of each seed and, after them, their mean, whose seed is called mean."""
+    found = []
+    for name, group in pd.DataFrame(rows).groupby(list(NAMES[:-1]), sort=False):
+        mean = dict(zip(NAMES, (*name, "mean"), strict=True)) | group[list(METRICS)].mean().to_dict()
+        found += [*group.to_dict("records"), mean]
+    return found
 
 
 if __name__ == "__main__":
