@@ -172,7 +172,7 @@ class Judge:
         """kappa by least squares in G(x_t) - m = kappa (x_t - sqrt(abar_t) m), where m is the base's estimate of E[x_0|x_t].
 
         For each t of four-step sampling. A generator that returns the posterior mean has 0; the chained reconstruction at x_s
-        has its optimum at a positive kappa (README, "Open questions").
+        has its optimum at a positive kappa (docs/ablations.md).
         """
         x_0, prompt_embeds = batch.latents.float(), batch.prompt_embeds.float()
         n = len(x_0)
