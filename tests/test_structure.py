@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src"
 # each room imports from itself and from those before it
 ROOMS = (
-    "errors", "files", "randomness", "precision", "schema", "config", "compose", "diffusion", "distillation", "training", "base",
-    "data", "evaluation", "applications", "toy", "figures", "inference", "planning", "app", "pipelines",
+    "errors", "files", "randomness", "precision", "schema", "config", "compose", "diffusion", "distillation", "training",
+    "base", "data", "evaluation", "applications", "toy", "figures", "inference", "planning", "app", "pipelines",
 )  # fmt: skip
 LONGEST = 300
 LONG = {"ufogen.inference.api": "the public class: one method a thing that a user can ask for, most of it documentation"}

@@ -1,7 +1,7 @@
 """The terms of the objective, one short function each. Logits are (b, ...): every element is a decision.
 
 Equation numbers are those of UFOGen (arXiv 2311.09257) where they are confirmed; gamma_t is an open question of the
-paper (see the README), so its candidates stand side by side.
+paper (docs/settings.md), so its candidates stand side by side.
 """
 
 from __future__ import annotations
