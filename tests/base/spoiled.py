@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ufogen import config
-from ufogen.base.loading import load_checkpoint
+from ufogen.base.checkpoints import load_checkpoint
 from ufogen.errors import UserError
 
 

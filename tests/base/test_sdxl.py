@@ -21,7 +21,8 @@ from tests.original import save_original
 from tests.shard_files import Pair, write_shard
 from ufogen import config
 from ufogen.base.architectures import ARCHITECTURES
-from ufogen.base.loading import SDXL_WEIGHTS, load_checkpoint
+from ufogen.base.checkpoints import load_checkpoint
+from ufogen.base.configuration import NETWORKS
 from ufogen.base.text import Conditioning, encode_nothing, encode_prompts, text_encoders
 from ufogen.data.encoded import Encoded
 from ufogen.data.encoder import Decoded, Encoder
@@ -268,7 +269,7 @@ def test_single_file_gives_the_checkpoint_as_it_is(pipeline, published, tmp_path
     file = tmp_path / "one.safetensors"
     save_original(pipeline, file)
     found = load_checkpoint(config.Base("sdxl", str(file), config=str(published / "sdxl")))
-    for part in SDXL_WEIGHTS:
+    for part in NETWORKS:
         expected = getattr(pipeline, part).state_dict()
         weights = getattr(found, part).state_dict()
         assert weights.keys() == expected.keys() and all(torch.equal(weights[key], expected[key]) for key in expected)
@@ -328,7 +329,7 @@ def test_plan_counts_what_a_real_update_has(published):
     """Of the tiny checkpoint, as of a real one: the U-Net with its embedding of sizes, a head for D, and both encoders."""
     base = config.Base("diffusers", str(published / "sdxl"))
     report, made = make_plan(config.Config(base=base, trainer=tiny.trainer())), load_base(published / "sdxl")
-    found, count = report["parameters"], {name: tiny.flat(getattr(made, name)).numel() for name in SDXL_WEIGHTS}
+    found, count = report["parameters"], {name: tiny.flat(getattr(made, name)).numel() for name in NETWORKS}
     assert found["generator"] == count["unet"]
     assert [found[name] for name in ("vae", "text_encoder", "text_encoder_2")] == [
         count[name] for name in ("vae", "text_encoder", "text_encoder_2")

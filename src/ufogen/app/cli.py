@@ -130,6 +130,8 @@ def export(a: argparse.Namespace) -> None:
     _check_folder(target.parent)
     a.model = a.source
     model = _load(a)
+    from ufogen.base.loading import save_pipeline
+
     description = model.describe()
     if not description["one_step"]:
         raise UserError(f"{a.source} is no one-step model: its {description['scheduler']} takes many steps")
@@ -139,7 +141,7 @@ def export(a: argparse.Namespace) -> None:
 
         model.pipeline.to(torch.float16)
     with publish(target) as folder:
-        model.pipeline.save_pretrained(folder)
+        save_pipeline(model.pipeline, folder)
         (folder / "samples.png").write_bytes(_png(grid))
         (folder / "README.md").write_text(model_card(a.target.name, a.source, a.license, description, a.fp16), encoding="utf-8")
         for licence in a.source.glob("LICENSE*"):
@@ -296,13 +298,8 @@ def _quiet() -> None:
 
 def _load(a: argparse.Namespace) -> UFOGen:
     _quiet()
-    import diffusers
-    import transformers
-
     from ufogen.inference.api import UFOGen
 
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
     return UFOGen.from_pretrained(a.model, device=a.device)
 
 

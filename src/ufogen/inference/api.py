@@ -6,9 +6,7 @@ A picture is a function of model, prompt, seed and steps. Stock diffusers makes 
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -16,22 +14,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import (
-    AutoencoderKL,
     DiffusionPipeline,
     LCMScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
-    StableDiffusionPipeline,
     StableDiffusionXLPipeline,
-    UNet2DConditionModel,
 )
-from diffusers.utils import logging
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from ufogen.base.autoencoder import decode_latents, encode_images
-from ufogen.base.models import Pipeline, assemble, load_pipeline
+from ufogen.base.loading import Pipeline, load_pipeline, naming, quiet
+from ufogen.base.models import load_small
 from ufogen.base.text import Conditioning, encode_prompts, text_encoders
 from ufogen.data.images import Picture, open_image, open_mask, read_image
 from ufogen.diffusion.sampling import step_timesteps
@@ -96,8 +91,9 @@ class UFOGen:
         if name not in DTYPES:
             raise UserError(f"dtype {name} is unknown; allowed: {', '.join(DTYPES)}")
         folder = released_folder() if path is None else Path(path)
-        with _quiet():
-            return cls(_load(folder).to(device_of(device), getattr(torch, name)), folder)
+        target = device_of(device)
+        with quiet():
+            return cls(_load(folder).to(target, getattr(torch, name)), folder)
 
     @property
     def device(self) -> torch.device:
@@ -255,7 +251,7 @@ class UFOGen:
         prompts, source = checked_prompts(prompt), open_image(image, self.image_size)
         step_timesteps(steps, self._num_timesteps)
         folder = released_folder().with_name(RELEASED_CONTROL) if controlnet is None else Path(controlnet)
-        with _quiet():
+        with quiet():
             draw = controlled_draw(self.pipeline, load_controlnet(folder, self.pipeline), source, scale, steps)
         return self._each(draw, prompts, seed, n, batch_size, progress)
 
@@ -313,7 +309,7 @@ class UFOGen:
         return self._sharing(StableDiffusionInpaintPipeline)
 
     def _sharing(self, kind: type[DiffusionPipeline]) -> DiffusionPipeline:
-        with _quiet():
+        with quiet():
             pipeline = kind.from_pipe(self.pipeline, dtype=self.pipeline.unet.dtype)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
@@ -395,48 +391,21 @@ def _line(ends: Tensor, way: list[float]) -> Tensor:
 
 
 def _load(folder: Path) -> Pipeline:
+    name = f"model {folder}"
     if not folder.is_dir():
-        raise UserError(f"model {folder} is not a folder")
-    try:
-        if (folder / "model_index.json").is_file():
-            kind = DiffusionPipeline.load_config(folder, local_files_only=True)["_class_name"]
-            if kind not in (StableDiffusionPipeline.__name__, StableDiffusionXLPipeline.__name__):
-                raise UserError(f"model {folder} is a {kind}; a StableDiffusionPipeline is needed")
-            return load_pipeline(folder)
-        if (folder / "unet").is_dir():
-            return _assemble(folder)
-    except UserError:
-        raise
-    except Exception as error:  # diffusers and transformers raise many kinds for damaged files
-        raise UserError(f"model {folder} cannot be loaded: {' '.join(str(error).split())}") from error
-    raise UserError(f"model {folder} is not a diffusers folder: it has neither model_index.json nor unet")
-
-
-def _assemble(folder: Path) -> StableDiffusionPipeline:
-    """U-Net and scheduler of the released one-step model, with its base's autoencoder and the text encoder's package."""
+        raise UserError(f"{name} is not a folder")
+    if (folder / "model_index.json").is_file():
+        return load_pipeline(folder, name)
+    if not (folder / "unet").is_dir():
+        raise UserError(f"{name} is not a diffusers folder: it has neither model_index.json nor unet")
     owner = folder if (folder / "vae").is_dir() else folder.parent / RELEASED_BASE
-    if changed := altered(folder, "unet") + altered(owner, "vae"):
+    with naming(name):
+        changed = altered(folder, "unet") + altered(owner, "vae")
+    if changed:
         raise UserError(f"weights {', '.join(map(str, changed))} differ from the hash recorded beside them: get them again")
-    return assemble(
-        AutoencoderKL.from_pretrained(owner / "vae", local_files_only=True),
-        UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True),
-        LCMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
-    )
+    return load_small(folder, owner / "vae", name, LCMScheduler)
 
 
 def _bar(items: Iterable[int] | None, total: int | None, shown: bool) -> tqdm:
     """A bar on stderr, if that is a terminal, after a second; it leaves no line behind."""
     return tqdm(items, total=total, delay=1, leave=False, disable=None if shown else True)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without diffusers' remarks on a text encoder that is not CLIP's and on a safety checker that is not there."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)

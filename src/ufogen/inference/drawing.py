@@ -12,6 +12,7 @@ from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, Stable
 from PIL import Image
 
 from ufogen.applications.edges import edge_map, to_images
+from ufogen.base.loading import load_part
 from ufogen.base.text import Conditioning
 from ufogen.errors import UserError
 
@@ -23,15 +24,12 @@ def load_controlnet(folder: Path, pipeline: StableDiffusionPipeline) -> ControlN
     if not (folder / "config.json").is_file():
         made = "`dvc repro pipelines/applications/dvc.yaml` makes artifacts/control/controlnet"
         raise UserError(f"control network {folder} is not a ControlNet's folder: it has no config.json; {made}")
-    try:
-        control = ControlNetModel.from_pretrained(folder, local_files_only=True, torch_dtype=pipeline.unet.dtype)
-    except Exception as error:  # diffusers raises many kinds for damaged files
-        raise UserError(f"control network {folder} cannot be loaded: {' '.join(str(error).split())}") from error
+    control = load_part(ControlNetModel, folder, f"control network {folder}", pipeline.unet.dtype)
     for name in MATCHED:
         theirs, ours = (json.dumps(part.config[name]) for part in (control, pipeline.unet))  # as a file a tuple is a list
         if theirs != ours:
             raise UserError(f"control network {folder} is for another model: its {name} is {theirs}, this model's {ours}")
-    return control.to(pipeline.device).eval()
+    return control.to(pipeline.device)
 
 
 def controlled_draw(
