@@ -19,15 +19,18 @@ from PIL import Image
 from tests import tiny
 from ufogen import UFOGen
 from ufogen.app import cli
+from ufogen.app.record import WIDTH
+from ufogen.app.usage import EXAMPLES
 from ufogen.applications.control import make_control
 from ufogen.inference import api
 from ufogen.inference.export import export_pipeline
+from ufogen.inference.modelcard import CARD_PROMPTS
 
 # diffusers warns about its own defaults and its own use of numpy
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*steps_offset:FutureWarning", "ignore:__array__:DeprecationWarning")
 PROMPT, OTHER = "a noun with red glasses", "the head"
 SIDE = 2 * tiny.SIZE
-SCALE = cli.WIDTH // SIDE
+SCALE = WIDTH // SIDE
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +124,7 @@ def test_every_command_has_help_with_examples(command, capsys):
 
 @pytest.mark.parametrize("command", ["ufogen", "sample", "edit", "inpaint", "control", "export", "info", "demo", "plan"])
 def test_examples_are_valid_usage(command):
-    for line in cli.EXAMPLES[command].splitlines():
+    for line in EXAMPLES[command].splitlines():
         said = line.split("     ")[0].split("|")[0]  # without the remark beside it
         cli._parser().parse_args(shlex.split(said)[1:])
 
@@ -154,7 +157,7 @@ def test_sample_writes_a_grid_of_the_pictures_of_the_api(ufogen, model, workplac
     status, out, err = ufogen("sample", PROMPT, "--seed", "3", "-n", "5", "-o", "grid.png")
     assert (status, err) == (0, "") and out.startswith("grid.png: 5 pictures in ")
     assert [path.name for path in workplace.iterdir()] == ["grid.png"]
-    assert Image.open("grid.png").size == (3 * cli.WIDTH, 2 * cli.WIDTH)
+    assert Image.open("grid.png").size == (3 * WIDTH, 2 * WIDTH)
     for i, image in enumerate(model(PROMPT, seed=3, n=5)):
         assert cell(Path("grid.png"), i // 3, i % 3) == image.tobytes()
 
@@ -173,7 +176,7 @@ def test_prompts_of_a_file_are_rows_of_the_grid(ufogen, model, tmp_path):
     pictures = json.loads(out)["images"]
     assert status == 0
     assert pictures == [{"prompt": prompt, "seed": seed} for prompt in (PROMPT, OTHER) for seed in range(3)]
-    assert Image.open("sample.png").size == (3 * cli.WIDTH, 2 * cli.WIDTH)
+    assert Image.open("sample.png").size == (3 * WIDTH, 2 * WIDTH)
     for i, image in enumerate(model([PROMPT, OTHER], n=3)):
         assert cell(Path("sample.png"), i // 3, i % 3) == image.tobytes()
 
@@ -409,7 +412,7 @@ def test_export_loads_in_stock_diffusers_and_draws_the_same(ufogen, folder, mode
     assert list(Path("shark").rglob("*.bin")) == []
     card = Path("shark/README.md").read_text()
     assert "# shark\n" in card and model.sha256 in card and "num_inference_steps=1, guidance_scale=0" in card
-    assert cell(Path("shark/samples.png"), 1, 2) == model(cli.CARD_PROMPTS[1], seed=2)[0].tobytes()
+    assert cell(Path("shark/samples.png"), 1, 2) == model(CARD_PROMPTS[1], seed=2)[0].tobytes()
 
 
 def test_half_precision_export_is_half_as_large(ufogen, folder):
