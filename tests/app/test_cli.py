@@ -491,3 +491,44 @@ def test_failed_export_leaves_the_old_model_and_nothing_else(ufogen, folder, wor
     assert_refused(ufogen("export", folder, "shark", "--force"), "No space left on device")
     assert_refused(ufogen("export", folder, "new"), "No space left on device")
     assert files(workplace) == before
+
+
+# streams that are closed, and numbers that are none
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_closed_stream_is_no_failure(folder, workplace, closed):
+    asked = shlex.join([sys.executable, "-m", "ufogen.app.cli", "sample", PROMPT, "--model", str(folder), "--device", "cpu"])
+    done = subprocess.run(["sh", "-c", f"{asked} {closed}"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in workplace.iterdir()] == ["sample.png"]
+    assert record(Path("sample.png"))["prompts"] == [PROMPT]
+
+
+def test_failure_with_closed_streams_keeps_its_exit_status(workplace):
+    asked = shlex.join([sys.executable, "-m", "ufogen.app.cli", "info", "missing.png"])
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        assert subprocess.run(["sh", "-c", f"{asked} {closed}"]).returncode == 1
+
+
+def test_prompts_of_a_closed_stdin_are_one_line(workplace):
+    asked = shlex.join([sys.executable, "-m", "ufogen.app.cli", "sample", "--prompts", "-"])
+    done = subprocess.run(["sh", "-c", f"{asked} <&-"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: - has no prompts\n")
+
+
+@pytest.mark.parametrize("scale", ["nan", "inf", "-inf", "-1", "1e30"])
+def test_control_scale_that_is_none_is_one_line_and_no_file(ufogen, workplace, source, model, tmp_path, scale):
+    make_control("controlnet", model.pipeline.unet, 2).save_pretrained(tmp_path / "controlnet")
+    asked = ["control", source, PROMPT, "--controlnet", tmp_path / "controlnet", f"--control-scale={scale}"]
+    assert_refused(ufogen(*asked), "the control scale is ")
+    assert not any(workplace.iterdir())
+
+
+@pytest.mark.parametrize("device", ["meta", "mps", "hpu"])
+def test_device_that_is_not_there_is_one_short_line(ufogen, workplace, device):
+    if device == "mps" and torch.mps.is_available():
+        pytest.skip("this machine has one")
+    done = ufogen("sample", PROMPT, "--device", device)
+    assert_refused(done, f"device {device} cannot be used: ")
+    assert len(done[2]) < 300 and not any(workplace.iterdir())

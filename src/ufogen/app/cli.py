@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit status."""
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a prompt's script may not be the terminal's
@@ -129,6 +130,7 @@ def demo(a: argparse.Namespace) -> None:
     """Serve a page that draws while you type, beside the many-step base, until it is interrupted."""
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the page needs gradio, which is not installed: pip install 'ufogen[demo]'")
+    os.environ |= {"NO_PROXY": "*", "no_proxy": "*"}  # gradio reads it when it is imported, and asks no host but itself
     model = _load(a)
     from ufogen.app.demo import serve
     from ufogen.app.demo_model import Studio
@@ -153,6 +155,13 @@ def plan(a: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     return parser([sample, edit, inpaint, control, export, info, demo, plan], version())
+
+
+def _open_streams() -> None:
+    """Standard streams that the caller has closed, open on nothing: Python has None for them, and no check would expect it."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
 
 
 def _fail(message: str) -> int:

@@ -36,11 +36,11 @@ from ufogen.files import altered, sha256
 from ufogen.inference.arguments import (
     MAX_PICTURES,
     Seeds,
-    checked_batch_size,
+    checked_count,
+    checked_number,
     checked_prompts,
     checked_seed,
     checked_seeds,
-    checked_strength,
     device_of,
     seeds_of_pictures,
 )
@@ -150,7 +150,7 @@ class UFOGen:
         `progress` shows a bar in a terminal when it takes longer than a second.
         """
         prompts = checked_prompts(prompt)
-        step_timesteps(steps, self.pipeline.scheduler.config.original_inference_steps)
+        checked_count("number of sampling steps", steps, 1, self.pipeline.scheduler.config.original_inference_steps)
 
         def draw(text: Conditioning, rngs: list[torch.Generator]) -> list[Image.Image]:
             settings = {"num_inference_steps": steps, "guidance_scale": 0.0}
@@ -177,7 +177,7 @@ class UFOGen:
         """
         refuse_sdxl(self.pipeline, "image-to-image")
         prompts, source = checked_prompts(prompt), open_image(image, self.image_size)
-        timesteps = self._timesteps(checked_strength(strength), steps)
+        timesteps = self._timesteps(checked_number("strength", strength, 0, 1), steps)
         latents = self._encode(source)
         if timesteps == [CLEAN]:
             kept = Image.fromarray(decode_latents(latents, self.pipeline.vae)[0])
@@ -211,7 +211,7 @@ class UFOGen:
         refuse_sdxl(self.pipeline, "inpainting")
         prompts, opened = checked_prompts(prompt), read_image(image, "image")
         source, drawn = open_image(opened, self.image_size), open_mask(mask, self.image_size, opened.size)
-        timesteps = self._timesteps(checked_strength(strength), steps)
+        timesteps = self._timesteps(checked_number("strength", strength, 0, 1), steps)
         if timesteps == [CLEAN]:
             raise UserError(f"the strength is {strength}, too little to draw anything; allowed: above 0.001")
         latents = self._encode(source)
@@ -249,7 +249,7 @@ class UFOGen:
         """
         refuse_sdxl(self.pipeline, "control")
         prompts, source = checked_prompts(prompt), open_image(image, self.image_size)
-        step_timesteps(steps, self._num_timesteps)
+        checked_count("number of sampling steps", steps, 1, self._num_timesteps)
         folder = released_folder().with_name(RELEASED_CONTROL) if controlnet is None else Path(controlnet)
         with quiet():
             draw = controlled_draw(self.pipeline, load_controlnet(folder, self.pipeline), source, scale, steps)
@@ -272,8 +272,7 @@ class UFOGen:
         prompts, seeds = checked_prompts(prompt), checked_seeds(seed)
         if not (1 <= len(prompts) <= 2 and 1 <= len(seeds) <= 2):
             raise UserError(f"interpolation takes one or two prompts and seeds, got {len(prompts)} and {len(seeds)}")
-        if not 2 <= frames <= MAX_PICTURES:
-            raise UserError(f"the number of frames is {frames}; allowed: 2 ... {MAX_PICTURES}")
+        frames = checked_count("number of frames", frames, 2, MAX_PICTURES)
         ends, unet = self._text(prompts), self.pipeline.unet
         noise = [self.initial_noise(s) for s in seeds]
         way = [i / (frames - 1) for i in range(frames)]
@@ -282,7 +281,7 @@ class UFOGen:
         )
         latents = torch.cat([slerp(noise[0], noise[-1], share) for share in way]).to(unet.device, unet.dtype)
         images = []
-        for start in _bar(range(0, frames, checked_batch_size(batch_size)), None, progress):
+        for start in _bar(range(0, frames, checked_count("batch size", batch_size, 1)), None, progress):
             part = slice(start, start + batch_size)
             settings = {"num_inference_steps": 1, "guidance_scale": 0.0}
             images += self.pipeline(**text[part].arguments(), latents=latents[part], **settings).images
@@ -320,7 +319,7 @@ class UFOGen:
 
     def _timesteps(self, strength: float, steps: int) -> list[int]:
         """`steps` timesteps, equally far apart, down from the one of this strength; [CLEAN] where that is below the first."""
-        step_timesteps(steps, self._num_timesteps)
+        checked_count("number of sampling steps", steps, 1, self._num_timesteps)
         above = int(self._num_timesteps * strength)
         return step_timesteps(steps, above) if above else [CLEAN]
 
@@ -344,7 +343,7 @@ class UFOGen:
         text, index = self._text(prompts), torch.arange(len(prompts)).repeat_interleave(len(seeds) // len(prompts))
         images = []
         with _bar(None, len(seeds), progress) as bar:
-            for start in range(0, len(seeds), checked_batch_size(batch_size)):
+            for start in range(0, len(seeds), checked_count("batch size", batch_size, 1)):
                 part = slice(start, start + batch_size)
                 rngs = [torch.Generator().manual_seed(s) for s in seeds[part]]
                 images += draw(text[index[part]], rngs)

@@ -15,7 +15,9 @@ from ufogen.applications.edges import edge_map, to_images
 from ufogen.base.loading import load_part
 from ufogen.base.text import Conditioning
 from ufogen.errors import UserError
+from ufogen.inference.arguments import checked_number
 
+MAX_SCALE = 100  # 1 is what a ControlNet was trained with; far above it a picture is not finite any more
 MATCHED = ("in_channels", "cross_attention_dim", "block_out_channels")  # that a ControlNet shares with the U-Net it is for
 
 
@@ -36,8 +38,7 @@ def controlled_draw(
     pipeline: StableDiffusionPipeline, control: ControlNetModel, image: Image.Image, scale: float, steps: int
 ) -> Callable[[Conditioning, list[torch.Generator]], list[Image.Image]]:
     """Stock diffusers' own pipeline, asked for pictures with the edges of `image`, RGB of the model's size."""
-    if scale < 0:
-        raise UserError(f"the control scale is {scale}; allowed: 0 or greater")
+    scale = checked_number("control scale", scale, 0, MAX_SCALE)
     condition = Image.fromarray(to_images(edge_map(np.array(image)[None]))[0])
     stock = StableDiffusionControlNetPipeline(**pipeline.components, controlnet=control, requires_safety_checker=False)
     stock.set_progress_bar_config(disable=True)
@@ -46,7 +47,7 @@ def controlled_draw(
     def draw(text: Conditioning, rngs: list[torch.Generator]) -> list[Image.Image]:
         return stock(
             **text.arguments(), image=[condition] * len(rngs), generator=rngs, num_inference_steps=steps, guidance_scale=0.0,
-            controlnet_conditioning_scale=float(scale), width=width, height=height,
+            controlnet_conditioning_scale=scale, width=width, height=height,
         ).images  # fmt: skip
 
     return draw
