@@ -15,6 +15,7 @@ from ufogen import UFOGen
 from ufogen.app import cli
 from ufogen.app.demo import Page
 from ufogen.app.demo_model import Studio
+from ufogen.app.record import WIDTH
 from ufogen.base import models
 from ufogen.files import HASHES, sha256
 from ufogen.inference import api
@@ -97,7 +98,7 @@ def white(tmp_path) -> Path:
 def assert_picture(done: tuple[int, str]) -> None:
     status, said = done
     assert status == 0 and said.count("\n") <= 1 and (said == "" or said.startswith("note: "))
-    assert Image.open("out.png").size == (cli.WIDTH, cli.WIDTH)
+    assert Image.open("out.png").size == (WIDTH, WIDTH)
 
 
 def assert_refused(done: tuple[int, str], message: str) -> None:
@@ -137,7 +138,7 @@ def test_any_image_makes_a_picture(run, page, tmp_path, name, kind):
     mask = tmp_path / "mask.png"
     Image.new("1", Image.open(path).size, 1).save(mask)
     assert cli.main([name, str(path), str(mask), "a noun", "--steps", "1", "-o", "out.png"]) == 0
-    assert Image.open("out.png").size == (cli.WIDTH, cli.WIDTH)
+    assert Image.open("out.png").size == (WIDTH, WIDTH)
 
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)

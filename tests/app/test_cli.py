@@ -19,15 +19,18 @@ from PIL import Image
 from tests import tiny
 from ufogen import UFOGen
 from ufogen.app import cli
+from ufogen.app.record import WIDTH
+from ufogen.app.usage import EXAMPLES
 from ufogen.applications.control import make_control
 from ufogen.inference import api
 from ufogen.inference.export import export_pipeline
+from ufogen.inference.modelcard import CARD_PROMPTS
 
 # diffusers warns about its own defaults and its own use of numpy
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*steps_offset:FutureWarning", "ignore:__array__:DeprecationWarning")
 PROMPT, OTHER = "a noun with red glasses", "the head"
 SIDE = 2 * tiny.SIZE
-SCALE = cli.WIDTH // SIDE
+SCALE = WIDTH // SIDE
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +124,7 @@ def test_every_command_has_help_with_examples(command, capsys):
 
 @pytest.mark.parametrize("command", ["ufogen", "sample", "edit", "inpaint", "control", "export", "info", "demo", "plan"])
 def test_examples_are_valid_usage(command):
-    for line in cli.EXAMPLES[command].splitlines():
+    for line in EXAMPLES[command].splitlines():
         said = line.split("     ")[0].split("|")[0]  # without the remark beside it
         cli._parser().parse_args(shlex.split(said)[1:])
 
@@ -154,7 +157,7 @@ def test_sample_writes_a_grid_of_the_pictures_of_the_api(ufogen, model, workplac
     status, out, err = ufogen("sample", PROMPT, "--seed", "3", "-n", "5", "-o", "grid.png")
     assert (status, err) == (0, "") and out.startswith("grid.png: 5 pictures in ")
     assert [path.name for path in workplace.iterdir()] == ["grid.png"]
-    assert Image.open("grid.png").size == (3 * cli.WIDTH, 2 * cli.WIDTH)
+    assert Image.open("grid.png").size == (3 * WIDTH, 2 * WIDTH)
     for i, image in enumerate(model(PROMPT, seed=3, n=5)):
         assert cell(Path("grid.png"), i // 3, i % 3) == image.tobytes()
 
@@ -173,7 +176,7 @@ def test_prompts_of_a_file_are_rows_of_the_grid(ufogen, model, tmp_path):
     pictures = json.loads(out)["images"]
     assert status == 0
     assert pictures == [{"prompt": prompt, "seed": seed} for prompt in (PROMPT, OTHER) for seed in range(3)]
-    assert Image.open("sample.png").size == (3 * cli.WIDTH, 2 * cli.WIDTH)
+    assert Image.open("sample.png").size == (3 * WIDTH, 2 * WIDTH)
     for i, image in enumerate(model([PROMPT, OTHER], n=3)):
         assert cell(Path("sample.png"), i // 3, i % 3) == image.tobytes()
 
@@ -409,7 +412,7 @@ def test_export_loads_in_stock_diffusers_and_draws_the_same(ufogen, folder, mode
     assert list(Path("shark").rglob("*.bin")) == []
     card = Path("shark/README.md").read_text()
     assert "# shark\n" in card and model.sha256 in card and "num_inference_steps=1, guidance_scale=0" in card
-    assert cell(Path("shark/samples.png"), 1, 2) == model(cli.CARD_PROMPTS[1], seed=2)[0].tobytes()
+    assert cell(Path("shark/samples.png"), 1, 2) == model(CARD_PROMPTS[1], seed=2)[0].tobytes()
 
 
 def test_half_precision_export_is_half_as_large(ufogen, folder):
@@ -488,3 +491,44 @@ def test_failed_export_leaves_the_old_model_and_nothing_else(ufogen, folder, wor
     assert_refused(ufogen("export", folder, "shark", "--force"), "No space left on device")
     assert_refused(ufogen("export", folder, "new"), "No space left on device")
     assert files(workplace) == before
+
+
+# streams that are closed, and numbers that are none
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_closed_stream_is_no_failure(folder, workplace, closed):
+    asked = shlex.join([sys.executable, "-m", "ufogen.app.cli", "sample", PROMPT, "--model", str(folder), "--device", "cpu"])
+    done = subprocess.run(["sh", "-c", f"{asked} {closed}"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in workplace.iterdir()] == ["sample.png"]
+    assert record(Path("sample.png"))["prompts"] == [PROMPT]
+
+
+def test_failure_with_closed_streams_keeps_its_exit_status(workplace):
+    asked = shlex.join([sys.executable, "-m", "ufogen.app.cli", "info", "missing.png"])
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        assert subprocess.run(["sh", "-c", f"{asked} {closed}"]).returncode == 1
+
+
+def test_prompts_of_a_closed_stdin_are_one_line(workplace):
+    asked = shlex.join([sys.executable, "-m", "ufogen.app.cli", "sample", "--prompts", "-"])
+    done = subprocess.run(["sh", "-c", f"{asked} <&-"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: - has no prompts\n")
+
+
+@pytest.mark.parametrize("scale", ["nan", "inf", "-inf", "-1", "1e30"])
+def test_control_scale_that_is_none_is_one_line_and_no_file(ufogen, workplace, source, model, tmp_path, scale):
+    make_control("controlnet", model.pipeline.unet, 2).save_pretrained(tmp_path / "controlnet")
+    asked = ["control", source, PROMPT, "--controlnet", tmp_path / "controlnet", f"--control-scale={scale}"]
+    assert_refused(ufogen(*asked), "the control scale is ")
+    assert not any(workplace.iterdir())
+
+
+@pytest.mark.parametrize("device", ["meta", "mps", "hpu"])
+def test_device_that_is_not_there_is_one_short_line(ufogen, workplace, device):
+    if device == "mps" and torch.mps.is_available():
+        pytest.skip("this machine has one")
+    done = ufogen("sample", PROMPT, "--device", device)
+    assert_refused(done, f"device {device} cannot be used: ")
+    assert len(done[2]) < 300 and not any(workplace.iterdir())

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import os
 import re
 import socket
+import subprocess
 import sys
+import urllib.request
 
 import gradio as gr
 import numpy as np
@@ -254,6 +258,30 @@ def test_port_in_use_is_one_line(folder, capsys):
         port = str(taken.getsockname()[1])
         assert cli.main(["demo", "--model", str(folder), "--device", "cpu", "--port", port]) == 1
     assert f"127.0.0.1, port {port}: Address already in use" in capsys.readouterr().err
+
+
+PROXIES = {
+    "http": {"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"},
+    "all": {"ALL_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "example.org"},
+    "socks": {"all_proxy": "socks5://127.0.0.1:9"},
+    "no address": {"http_proxy": "http://[:9", "all_proxy": "nothing"},
+}
+
+
+@pytest.mark.parametrize("proxies", PROXIES.values(), ids=PROXIES)
+def test_page_is_served_whatever_proxies_the_environment_names(folder, tmp_path, proxies):
+    command = [sys.executable, "-m", "ufogen.app.cli", "demo", "--json", "--device", "cpu", "--model", str(folder)]
+    with (tmp_path / "stderr").open("w") as errors:
+        process = subprocess.Popen(command, env=os.environ | proxies, stdout=subprocess.PIPE, stderr=errors, text=True)
+    try:
+        line = process.stdout.readline()
+        assert line.startswith('{"url": "http://127.0.0.1:'), (tmp_path / "stderr").read_text()
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        assert b"UFOGen" in direct.open(json.loads(line)["url"], timeout=120).read()
+        process.terminate()
+        assert process.wait(120) == 143 and "Traceback" not in (tmp_path / "stderr").read_text()
+    finally:
+        process.kill()
 
 
 def test_missing_gradio_is_one_line(folder, capsys, monkeypatch):

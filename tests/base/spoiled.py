@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.settings import make_base
-from ufogen.base.loading import load_checkpoint
+from ufogen.base.checkpoints import load_checkpoint
 from ufogen.errors import UserError
 
 

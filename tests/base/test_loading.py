@@ -23,13 +23,13 @@ from tests.original import save_original
 from tests.settings import configured, make_base, make_objective
 from ufogen.base.architectures import ARCHITECTURES
 from ufogen.base.autoencoder import encode_images
-from ufogen.base.loading import load_checkpoint
+from ufogen.base.checkpoints import load_checkpoint
+from ufogen.base.loading import load_base
 from ufogen.base.text import encode_text
 from ufogen.diffusion.batch import EncodedBatch
 from ufogen.diffusion.networks import Generator, make_networks
 from ufogen.diffusion.sampling import sample_generator
 from ufogen.diffusion.schedule import Schedule
-from ufogen.inference.export import load_base
 from ufogen.pipelines.main import export, initialize
 from ufogen.randomness import Draws
 from ufogen.training.trainer import AdversarialTrainer
@@ -223,7 +223,7 @@ def test_single_files_that_do_not_fit_are_refused(sd15, tmp_path):
         save_file({name: value.contiguous() for name, value in weights.items()}, file)
 
     file.write_bytes(b"damaged")
-    refused("cannot be read as safetensors", **base)
+    refused("cannot be loaded", **base)
     write(**{entry: torch.zeros(32, 9, 3, 3), prompt_embeds: torch.zeros(32, 768)} | rest)
     refused("U-Net with in_channels 9, its configuration says 4", **base)
     write(**{entry: torch.zeros(32, 4, 3, 3), prompt_embeds: torch.zeros(32, 1024)} | rest)

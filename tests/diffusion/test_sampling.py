@@ -5,12 +5,13 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
 
 from tests import tiny
+from ufogen.base.loading import load_base
 from ufogen.base.models import SCHEDULE
 from ufogen.base.text import encode_text
 from ufogen.diffusion.networks import Generator
 from ufogen.diffusion.sampling import sample_base, sample_generator, step_timesteps
 from ufogen.errors import UserError
-from ufogen.inference.export import export_pipeline, load_base, ufogen_scheduler
+from ufogen.inference.export import export_pipeline, ufogen_scheduler
 
 # diffusers warns about its own defaults and its own use of numpy
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*steps_offset:FutureWarning", "ignore:__array__:DeprecationWarning")

@@ -20,11 +20,11 @@ from tests.settings import configured
 from tests.shard_files import Pair, write_shard
 from ufogen import config
 from ufogen.base.autoencoder import to_model_range
+from ufogen.base.loading import load_base
 from ufogen.base.text import encode_text
 from ufogen.data.encoded import Encoded
 from ufogen.data.training_data import open_training_data
 from ufogen.errors import UserError
-from ufogen.inference.export import load_base
 from ufogen.pipelines.main import encode
 from ufogen.pipelines.main.prepare import main as prepare
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from tests import tiny
 from tests.settings import make_objective
@@ -160,3 +161,26 @@ def test_engine_that_takes_one_network_alone_is_a_user_error(monkeypatch, engine
     monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
     with pytest.raises(UserError, match="does not train two networks here: use experiments/accelerate/ddp.yaml"):
         make_accelerator("cpu", "no")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
+        {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"},
+        {"ACCELERATE_MIXED_PRECISION": "bf16"},
+        {"ACCELERATE_DOWNCAST_BF16": "true"},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_settings_from_outside_train_the_same_weights(tmp_path, monkeypatch, settings):
+    """What a shell or `accelerate launch` sets for another program must not come in without a word."""
+    weights = []
+    for number, environment in enumerate(({}, settings)):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        AcceleratorState._reset_state(reset_partial_state=True)  # which otherwise remembers the first environment
+        task = tiny.task()
+        train(task, tmp_path / str(number), tiny.batch, updates=2)
+        weights.append(torch.cat([tiny.flat(task.generator), tiny.flat(task.discriminator)]))
+    assert torch.equal(*weights)

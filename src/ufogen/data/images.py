@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from ufogen.errors import UserError
 
@@ -15,6 +15,11 @@ MAX_PIXELS = 100_000_000  # of an image given; a small file can unpack to far mo
 SCALE = 4  # screen pixels for a pixel of the art in sheets
 
 Picture = Image.Image | str | Path
+# what undoes each EXIF orientation but 1, which is upright
+TURNS = dict(zip(range(2, 9), (
+    Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90,
+), strict=True))  # fmt: skip
 
 
 def open_image(image: Picture, size: tuple[int, int], max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -50,7 +55,8 @@ def read_image(image: Picture, what: str, max_pixels: int = MAX_PIXELS) -> Image
             opened = image if isinstance(image, Image.Image) else Image.open(image)
             if opened.width * opened.height > max_pixels:
                 raise UserError(f"{what}{name} has {opened.width}x{opened.height} pixels; allowed: {max_pixels:,} in all")
-            return ImageOps.exif_transpose(opened)
+            opened.load()
+            return _upright(opened)
     except UserError:
         raise
     except Exception as error:  # Pillow's readers raise many kinds for damaged files
@@ -67,6 +73,19 @@ def save_image_grid(path: Path, images: np.ndarray, columns: int) -> None:
     sheet = sheet.reshape(rows, columns, h, w, 3).swapaxes(1, 2).reshape(rows * h, columns * w, 3)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).resize((columns * w * SCALE, rows * h * SCALE), Image.Resampling.NEAREST).save(path)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF says. What else stands there, and may be broken, is no matter of the pixels."""
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # Pillow's reader of EXIF raises many kinds
+        turn = None
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info = {key: value for key, value in image.info.items() if key == "transparency"}
+    return turned
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

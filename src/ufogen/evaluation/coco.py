@@ -10,11 +10,11 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from ufogen import config
+from ufogen.base.loading import load_base
 from ufogen.data.coco import Prompts, read_prompts
 from ufogen.errors import UserError
 from ufogen.evaluation.sampler import Method, Sampler, methods
 from ufogen.files import ARTIFACTS, sha256
-from ufogen.inference.export import load_base
 from ufogen.precision import DTYPES
 from ufogen.randomness import torch_generator
 from ufogen.training.checkpoint import fingerprint

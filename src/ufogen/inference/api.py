@@ -6,9 +6,7 @@ A picture is a function of model, prompt, seed and steps. Stock diffusers makes 
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -16,22 +14,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import (
-    AutoencoderKL,
     DiffusionPipeline,
     LCMScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
-    StableDiffusionPipeline,
     StableDiffusionXLPipeline,
-    UNet2DConditionModel,
 )
-from diffusers.utils import logging
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from ufogen.base.autoencoder import decode_latents, encode_images
-from ufogen.base.models import Pipeline, assemble, load_pipeline
+from ufogen.base.loading import Pipeline, load_pipeline, naming, quiet
+from ufogen.base.models import load_small
 from ufogen.base.text import Conditioning, encode_prompts, text_encoders
 from ufogen.data.images import Picture, open_image, open_mask, read_image
 from ufogen.diffusion.sampling import step_timesteps
@@ -41,11 +36,11 @@ from ufogen.files import altered, sha256
 from ufogen.inference.arguments import (
     MAX_PICTURES,
     Seeds,
-    checked_batch_size,
+    checked_count,
+    checked_number,
     checked_prompts,
     checked_seed,
     checked_seeds,
-    checked_strength,
     device_of,
     seeds_of_pictures,
 )
@@ -98,10 +93,10 @@ class UFOGen:
         name = str(dtype).removeprefix("torch.")
         if name not in DTYPES:
             raise UserError(f"dtype {name} is unknown; allowed: {', '.join(DTYPES)}")
-        folder, device = released_folder() if path is None else Path(path), device_of(device)
-        kind = PRECISIONS[resolve_precision("auto", device)] if name == "auto" else getattr(torch, name)
-        with _quiet():
-            return cls(_load(folder).to(device, kind), folder)
+        folder, target = released_folder() if path is None else Path(path), device_of(device)
+        kind = PRECISIONS[resolve_precision("auto", target)] if name == "auto" else getattr(torch, name)
+        with quiet():
+            return cls(_load(folder).to(target, kind), folder)
 
     @property
     def device(self) -> torch.device:
@@ -158,7 +153,7 @@ class UFOGen:
         `progress` shows a bar in a terminal when it takes longer than a second.
         """
         prompts = checked_prompts(prompt)
-        step_timesteps(steps, self.pipeline.scheduler.config.original_inference_steps)
+        checked_count("number of sampling steps", steps, 1, self.pipeline.scheduler.config.original_inference_steps)
 
         def draw(text: Conditioning, rngs: list[torch.Generator]) -> list[Image.Image]:
             settings = {"num_inference_steps": steps, "guidance_scale": 0.0}
@@ -185,7 +180,7 @@ class UFOGen:
         """
         refuse_sdxl(self.pipeline, "image-to-image")
         prompts, source = checked_prompts(prompt), open_image(image, self.image_size)
-        timesteps = self._timesteps(checked_strength(strength), steps)
+        timesteps = self._timesteps(checked_number("strength", strength, 0, 1), steps)
         latents = self._encode(source)
         if timesteps == [CLEAN]:
             kept = Image.fromarray(decode_latents(latents, self.pipeline.vae)[0])
@@ -219,7 +214,7 @@ class UFOGen:
         refuse_sdxl(self.pipeline, "inpainting")
         prompts, opened = checked_prompts(prompt), read_image(image, "image")
         source, drawn = open_image(opened, self.image_size), open_mask(mask, self.image_size, opened.size)
-        timesteps = self._timesteps(checked_strength(strength), steps)
+        timesteps = self._timesteps(checked_number("strength", strength, 0, 1), steps)
         if timesteps == [CLEAN]:
             raise UserError(f"the strength is {strength}, too little to draw anything; allowed: above 0.001")
         latents = self._encode(source)
@@ -257,9 +252,9 @@ class UFOGen:
         """
         refuse_sdxl(self.pipeline, "control")
         prompts, source = checked_prompts(prompt), open_image(image, self.image_size)
-        step_timesteps(steps, self._num_timesteps)
+        checked_count("number of sampling steps", steps, 1, self._num_timesteps)
         folder = released_folder().with_name(RELEASED_CONTROL) if controlnet is None else Path(controlnet)
-        with _quiet():
+        with quiet():
             draw = controlled_draw(self.pipeline, load_controlnet(folder, self.pipeline), source, scale, steps)
         return self._each(draw, prompts, seed, n, batch_size, progress)
 
@@ -280,8 +275,7 @@ class UFOGen:
         prompts, seeds = checked_prompts(prompt), checked_seeds(seed)
         if not (1 <= len(prompts) <= 2 and 1 <= len(seeds) <= 2):
             raise UserError(f"interpolation takes one or two prompts and seeds, got {len(prompts)} and {len(seeds)}")
-        if not 2 <= frames <= MAX_PICTURES:
-            raise UserError(f"the number of frames is {frames}; allowed: 2 ... {MAX_PICTURES}")
+        frames = checked_count("number of frames", frames, 2, MAX_PICTURES)
         ends, unet = self._text(prompts), self.pipeline.unet
         noise = [self.initial_noise(s) for s in seeds]
         way = [i / (frames - 1) for i in range(frames)]
@@ -290,7 +284,7 @@ class UFOGen:
         )
         latents = torch.cat([slerp(noise[0], noise[-1], share) for share in way]).to(unet.device, unet.dtype)
         images = []
-        for start in _bar(range(0, frames, checked_batch_size(batch_size)), None, progress):
+        for start in _bar(range(0, frames, checked_count("batch size", batch_size, 1)), None, progress):
             part = slice(start, start + batch_size)
             settings = {"num_inference_steps": 1, "guidance_scale": 0.0}
             images += self.pipeline(**text[part].arguments(), latents=latents[part], **settings).images
@@ -317,7 +311,7 @@ class UFOGen:
         return self._sharing(StableDiffusionInpaintPipeline)
 
     def _sharing(self, kind: type[DiffusionPipeline]) -> DiffusionPipeline:
-        with _quiet():
+        with quiet():
             pipeline = kind.from_pipe(self.pipeline, dtype=self.pipeline.unet.dtype)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
@@ -328,7 +322,7 @@ class UFOGen:
 
     def _timesteps(self, strength: float, steps: int) -> list[int]:
         """`steps` timesteps, equally far apart, down from the one of this strength; [CLEAN] where that is below the first."""
-        step_timesteps(steps, self._num_timesteps)
+        checked_count("number of sampling steps", steps, 1, self._num_timesteps)
         above = int(self._num_timesteps * strength)
         return step_timesteps(steps, above) if above else [CLEAN]
 
@@ -352,7 +346,7 @@ class UFOGen:
         text, index = self._text(prompts), torch.arange(len(prompts)).repeat_interleave(len(seeds) // len(prompts))
         images = []
         with _bar(None, len(seeds), progress) as bar:
-            for start in range(0, len(seeds), checked_batch_size(batch_size)):
+            for start in range(0, len(seeds), checked_count("batch size", batch_size, 1)):
                 part = slice(start, start + batch_size)
                 rngs = [torch.Generator().manual_seed(s) for s in seeds[part]]
                 images += draw(text[index[part]], rngs)
@@ -399,48 +393,21 @@ def _line(ends: Tensor, way: list[float]) -> Tensor:
 
 
 def _load(folder: Path) -> Pipeline:
+    name = f"model {folder}"
     if not folder.is_dir():
-        raise UserError(f"model {folder} is not a folder")
-    try:
-        if (folder / "model_index.json").is_file():
-            kind = DiffusionPipeline.load_config(folder, local_files_only=True)["_class_name"]
-            if kind not in (StableDiffusionPipeline.__name__, StableDiffusionXLPipeline.__name__):
-                raise UserError(f"model {folder} is a {kind}; a StableDiffusionPipeline is needed")
-            return load_pipeline(folder)
-        if (folder / "unet").is_dir():
-            return _assemble(folder)
-    except UserError:
-        raise
-    except Exception as error:  # diffusers and transformers raise many kinds for damaged files
-        raise UserError(f"model {folder} cannot be loaded: {' '.join(str(error).split())}") from error
-    raise UserError(f"model {folder} is not a diffusers folder: it has neither model_index.json nor unet")
-
-
-def _assemble(folder: Path) -> StableDiffusionPipeline:
-    """U-Net and scheduler of the released one-step model, with its base's autoencoder and the text encoder's package."""
+        raise UserError(f"{name} is not a folder")
+    if (folder / "model_index.json").is_file():
+        return load_pipeline(folder, name)
+    if not (folder / "unet").is_dir():
+        raise UserError(f"{name} is not a diffusers folder: it has neither model_index.json nor unet")
     owner = folder if (folder / "vae").is_dir() else folder.parent / RELEASED_BASE
-    if changed := altered(folder, "unet") + altered(owner, "vae"):
+    with naming(name):
+        changed = altered(folder, "unet") + altered(owner, "vae")
+    if changed:
         raise UserError(f"weights {', '.join(map(str, changed))} differ from the hash recorded beside them: get them again")
-    return assemble(
-        AutoencoderKL.from_pretrained(owner / "vae", local_files_only=True),
-        UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True),
-        LCMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
-    )
+    return load_small(folder, owner / "vae", name, LCMScheduler)
 
 
 def _bar(items: Iterable[int] | None, total: int | None, shown: bool) -> tqdm:
     """A bar on stderr, if that is a terminal, after a second; it leaves no line behind."""
     return tqdm(items, total=total, delay=1, leave=False, disable=None if shown else True)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without diffusers' remarks on a text encoder that is not CLIP's and on a safety checker that is not there."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)

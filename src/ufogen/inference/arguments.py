@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import operator
+import warnings
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -16,13 +18,19 @@ Seeds = int | Iterable[int]
 
 
 def device_of(device: str | torch.device) -> torch.device:
-    """The device; `auto` is a GPU where torch has one. Raises `UserError` where torch cannot use it."""
+    """The device; `auto` is a GPU where torch has one. Raises `UserError` where torch cannot calculate on it."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # torch has one for each mistake
-        raise UserError(f"device {device} cannot be used: {str(error).splitlines()[0]}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            one = torch.ones(1, device=device)
+            one.item()  # which the device `meta` does not have
+            return one.device
+    except Exception as error:  # torch has a kind of error for each mistake
+        here = ["auto", "cpu"] + [kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available()]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
+        raise UserError(f"device {device} cannot be used: {reason}; allowed here: {', '.join(here)}") from error
 
 
 def checked_prompts(prompt: str | Sequence[str]) -> list[str]:
@@ -60,8 +68,7 @@ def checked_seed(seed: int) -> int:
 
 def seeds_of_pictures(seed: Seeds, prompts: int, n: int) -> list[int]:
     """The seed of every one of `n` pictures a prompt: counted up from one seed, or as listed. Raises `UserError`."""
-    if not 1 <= n <= MAX_PICTURES // prompts:
-        raise UserError(f"the number of pictures a prompt is {n}; allowed: 1 ... {MAX_PICTURES // prompts}")
+    n = checked_count("number of pictures a prompt", n, 1, MAX_PICTURES // prompts)
     seeds = checked_seeds(seed)
     if not isinstance(seed, Iterable):
         if seeds[0] + n - 1 > LAST_SEED:
@@ -72,15 +79,24 @@ def seeds_of_pictures(seed: Seeds, prompts: int, n: int) -> list[int]:
     return seeds
 
 
-def checked_strength(strength: float) -> float:
-    """Raises `UserError` outside 0 ... 1."""
-    if not 0 <= strength <= 1:
-        raise UserError(f"the strength is {strength}; allowed: 0 ... 1")
-    return strength
+def checked_number(name: str, value: float, least: float, most: float) -> float:
+    """A number of a range, which NaN is in none of. Raises `UserError` for anything else."""
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"the {name} is {value!r}; allowed: {least:g} ... {most:g}") from error
+    if not least <= number <= most:
+        raise UserError(f"the {name} is {value}; allowed: {least:g} ... {most:g}")
+    return number
 
 
-def checked_batch_size(size: int) -> int:
-    """Raises `UserError` below 1."""
-    if size < 1:
-        raise UserError(f"the batch size is {size}; allowed: 1 or more")
-    return size
+def checked_count(name: str, value: int, least: int, most: int | None = None) -> int:
+    """A whole number of a range, without an end where `most` is None. Raises `UserError` for anything else."""
+    allowed = f"{least} ... {most}" if most is not None else f"{least} or more"
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise UserError(f"the {name} is {value!r}; allowed: whole numbers, {allowed}") from error
+    if number < least or (most is not None and number > most):
+        raise UserError(f"the {name} is {number}; allowed: {allowed}")
+    return number

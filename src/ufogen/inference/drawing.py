@@ -12,9 +12,12 @@ from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, Stable
 from PIL import Image
 
 from ufogen.applications.edges import edge_map, to_images
+from ufogen.base.loading import load_part
 from ufogen.base.text import Conditioning
 from ufogen.errors import UserError
+from ufogen.inference.arguments import checked_number
 
+MAX_SCALE = 100  # 1 is what a ControlNet was trained with; far above it a picture is not finite any more
 MATCHED = ("in_channels", "cross_attention_dim", "block_out_channels")  # that a ControlNet shares with the U-Net it is for
 
 
@@ -23,23 +26,19 @@ def load_controlnet(folder: Path, pipeline: StableDiffusionPipeline) -> ControlN
     if not (folder / "config.json").is_file():
         made = "`dvc repro pipelines/applications/dvc.yaml` makes artifacts/control/controlnet"
         raise UserError(f"control network {folder} is not a ControlNet's folder: it has no config.json; {made}")
-    try:
-        control = ControlNetModel.from_pretrained(folder, local_files_only=True, torch_dtype=pipeline.unet.dtype)
-    except Exception as error:  # diffusers raises many kinds for damaged files
-        raise UserError(f"control network {folder} cannot be loaded: {' '.join(str(error).split())}") from error
+    control = load_part(ControlNetModel, folder, f"control network {folder}", pipeline.unet.dtype)
     for name in MATCHED:
         theirs, ours = (json.dumps(part.config[name]) for part in (control, pipeline.unet))  # as a file a tuple is a list
         if theirs != ours:
             raise UserError(f"control network {folder} is for another model: its {name} is {theirs}, this model's {ours}")
-    return control.to(pipeline.device).eval()
+    return control.to(pipeline.device)
 
 
 def controlled_draw(
     pipeline: StableDiffusionPipeline, control: ControlNetModel, image: Image.Image, scale: float, steps: int
 ) -> Callable[[Conditioning, list[torch.Generator]], list[Image.Image]]:
     """Stock diffusers' own pipeline, asked for pictures with the edges of `image`, RGB of the model's size."""
-    if scale < 0:
-        raise UserError(f"the control scale is {scale}; allowed: 0 or greater")
+    scale = checked_number("control scale", scale, 0, MAX_SCALE)
     condition = Image.fromarray(to_images(edge_map(np.array(image)[None]))[0])
     stock = StableDiffusionControlNetPipeline(**pipeline.components, controlnet=control, requires_safety_checker=False)
     stock.set_progress_bar_config(disable=True)
@@ -48,7 +47,7 @@ def controlled_draw(
     def draw(text: Conditioning, rngs: list[torch.Generator]) -> list[Image.Image]:
         return stock(
             **text.arguments(), image=[condition] * len(rngs), generator=rngs, num_inference_steps=steps, guidance_scale=0.0,
-            controlnet_conditioning_scale=float(scale), width=width, height=height,
+            controlnet_conditioning_scale=scale, width=width, height=height,
         ).images  # fmt: skip
 
     return draw

@@ -1,4 +1,4 @@
-"""Export of a trained generator to an ordinary StableDiffusionPipeline or StableDiffusionXLPipeline folder, and its import."""
+"""Export of a trained generator to an ordinary StableDiffusionPipeline or StableDiffusionXLPipeline folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 
-from ufogen.base.models import Pipeline, load_pipeline, require_parts
+from ufogen.base.loading import NO_CHECKER, Pipeline, save_pipeline
 from ufogen.errors import UserError
 
 
@@ -25,30 +25,14 @@ def ufogen_scheduler(config: dict) -> LCMScheduler:
 
 def export_pipeline(base: Pipeline, unet: UNet2DConditionModel, folder: str | Path) -> Pipeline:
     """Write `base` with its denoiser replaced by the trained generator. Call it with guidance_scale=0."""
-    components = dict(base.components) | {
-        "unet": unet,
-        "scheduler": ufogen_scheduler(base.scheduler.config),
-    }
+    components = dict(base.components) | {"unet": unet, "scheduler": ufogen_scheduler(base.scheduler.config)}
     if isinstance(base, StableDiffusionXLPipeline):
         settings = {"force_zeros_for_empty_prompt": base.config.force_zeros_for_empty_prompt, "add_watermarker": False}
     else:
-        settings = {"requires_safety_checker": False}
-    pipeline = type(base)(**components, **settings)
-    pipeline.save_pretrained(folder)
+        settings = NO_CHECKER
+    pipeline = type(base)(**components | settings)
+    save_pipeline(pipeline, folder)
     return pipeline
-
-
-def load_base(folder: str | Path) -> Pipeline:
-    """Load a Stable Diffusion or SDXL folder for training. Raises `UserError` naming what is missing or does not fit."""
-    folder = Path(folder)
-    if not (folder / "model_index.json").is_file():
-        raise UserError(f"base.path {folder} is not a diffusers folder: it has no model_index.json")
-    sdxl = '"StableDiffusionXLPipeline"' in (folder / "model_index.json").read_text()
-    require_parts(folder, f"base.path {folder}", "StableDiffusionXLPipeline" if sdxl else "StableDiffusionPipeline")
-    try:
-        return load_pipeline(folder)
-    except Exception as error:  # diffusers and transformers raise many kinds for damaged files
-        raise UserError(f"base.path {folder} cannot be loaded: {error}") from error
 
 
 def refuse_sdxl(base: Pipeline, what: str) -> None:

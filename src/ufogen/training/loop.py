@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env
 from torch import Tensor
 from tqdm import tqdm
 
@@ -49,7 +49,10 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
     if precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
         raise UserError("precision fp16 needs a GPU: use bf16 or no")
     # said outright where there is no GPU: accelerate sets up several processes on the CPU only then
-    return Accelerator(cpu=device == "cpu" or not torch.cuda.is_available(), mixed_precision=precision)
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    # said outright too, because accelerate would take them from the environment and train other weights without a word
+    accumulation = GradientAccumulationPlugin(num_steps=1)
+    return Accelerator(cpu=cpu, mixed_precision=precision, gradient_accumulation_plugin=accumulation, dynamo_backend="no")
 
 
 def fit(

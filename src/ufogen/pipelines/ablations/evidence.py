@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from ufogen import config
+from ufogen.base.loading import load_base
 from ufogen.data.encoded import Encoded
 from ufogen.diffusion.networks import Generator
 from ufogen.diffusion.schedule import Schedule
 from ufogen.evaluation.evidence import gaussian_evidence
-from ufogen.inference.export import load_base, refuse_sdxl
+from ufogen.inference.export import refuse_sdxl
 from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, table, write_results
 from ufogen.randomness import torch_generator
 

@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from ufogen import config
+from ufogen.base.loading import load_base
 from ufogen.base.text import Conditioning
 from ufogen.data.encoded import Encoded
 from ufogen.data.nouns import Nouns
@@ -23,7 +24,6 @@ from ufogen.errors import UserError
 from ufogen.evaluation.evaluator import METRICS, Evaluator
 from ufogen.evaluation.noise_kept import noise_kept
 from ufogen.evaluation.sampler import Method, Sampler
-from ufogen.inference.export import load_base
 from ufogen.pipelines.ablations.paths import ARMS, CHAIN, RUNS, SETS
 from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256
 from ufogen.training.checkpoint import Checkpoint, fingerprint

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ufogen import config
+from ufogen.base.loading import load_base
 from ufogen.base.text import encode_text
 from ufogen.data.pairs import read_pairs
 from ufogen.evaluation import features
-from ufogen.inference.export import load_base, refuse_sdxl
+from ufogen.inference.export import refuse_sdxl
 from ufogen.pipelines.ablations.paths import SETS
 from ufogen.pipelines.stage import ARTIFACTS, publish, run
 from ufogen.training.loop import make_accelerator

@@ -13,13 +13,13 @@ from ufogen import config
 from ufogen.applications.control import KINDS, Control, ControlledUNet
 from ufogen.applications.edges import THRESHOLD, edge_agreement, edge_map, to_condition
 from ufogen.base.autoencoder import encode_images
+from ufogen.base.loading import load_base
 from ufogen.base.text import Conditioning
 from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import read_pairs
 from ufogen.evaluation import features
 from ufogen.evaluation.evaluator import Evaluator
 from ufogen.evaluation.sampler import Method, Sampler
-from ufogen.inference.export import load_base
 from ufogen.pipelines.applications.paths import CONTROL, CONTROLLED
 from ufogen.pipelines.stage import ARTIFACTS, RESULTS, publish, run, sha256, table, write_results
 from ufogen.precision import DTYPES

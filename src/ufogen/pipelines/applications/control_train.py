@@ -12,9 +12,10 @@ import torch
 from ufogen import config
 from ufogen.applications.control import KINDS, ControlTask, EncodedWithEdges, make_control
 from ufogen.applications.edges import THRESHOLD
+from ufogen.base.loading import load_base
 from ufogen.base.text import encode_text
 from ufogen.diffusion.schedule import Schedule
-from ufogen.inference.export import load_base, refuse_sdxl
+from ufogen.inference.export import refuse_sdxl
 from ufogen.pipelines.applications.paths import CONTROL
 from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256, table
 from ufogen.training.checkpoint import Checkpoint, fingerprint

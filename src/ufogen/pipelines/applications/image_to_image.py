@@ -12,12 +12,13 @@ from tqdm import tqdm
 from ufogen import config
 from ufogen.applications.image_to_image import edit_latents, feature_distance, mean_squared_error, strength_timestep
 from ufogen.base.autoencoder import encode_images
+from ufogen.base.loading import load_base
 from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import read_pairs
 from ufogen.evaluation import features
 from ufogen.evaluation.alignment import attribute_accuracy
 from ufogen.evaluation.sampler import Sampler
-from ufogen.inference.export import load_base, refuse_sdxl
+from ufogen.inference.export import refuse_sdxl
 from ufogen.pipelines.applications.paths import EDITED
 from ufogen.pipelines.stage import ARTIFACTS, RESULTS, publish, run, sha256, table, write_results
 from ufogen.precision import DTYPES

@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from ufogen import config
 from ufogen.base.autoencoder import encode_images
+from ufogen.base.loading import load_base
 from ufogen.base.text import encode_prompts, text_encoders
 from ufogen.data.encoder import Encoder
 from ufogen.data.pairs import read_pairs
 from ufogen.data.shard_encoding import encode_shard, identity, read_run, shard_card
 from ufogen.data.shards import open_shards
 from ufogen.errors import UserError
-from ufogen.inference.export import load_base
 from ufogen.pipelines.stage import ARTIFACTS, publish, require_space, run
 from ufogen.randomness import torch_generator
 from ufogen.training.loop import make_accelerator

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ufogen import config
 from ufogen.base.autoencoder import encode_images
+from ufogen.base.loading import load_base
 from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import Pairs, read_pairs
 from ufogen.evaluation import features
@@ -20,7 +21,6 @@ from ufogen.evaluation.evaluator import COLUMNS, Evaluator
 from ufogen.evaluation.exact import Reading, accuracy_by_kind, by_named, exact_measures, ratio_error
 from ufogen.evaluation.latency import seconds_per_image
 from ufogen.evaluation.sampler import Method, Sampler
-from ufogen.inference.export import load_base
 from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, sha256, table, write_results
 from ufogen.precision import DTYPES
 from ufogen.training.loop import make_accelerator

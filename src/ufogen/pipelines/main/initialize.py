@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-
 from ufogen import config
-from ufogen.base.loading import load_checkpoint
-from ufogen.base.models import assemble
+from ufogen.base.checkpoints import load_checkpoint
+from ufogen.base.loading import save_pipeline
+from ufogen.base.models import load_small
 from ufogen.errors import UserError
 from ufogen.files import HASHES, altered
 from ufogen.pipelines.stage import ARTIFACTS, publish, run
@@ -23,13 +21,9 @@ def main(c: config.Config) -> None:
     else:
         if c.base.source == "released":
             check_hashes(folder)
-        pipeline = assemble(
-            _load(AutoencoderKL, folder / "vae"),
-            _load(UNet2DConditionModel, folder / "unet"),
-            DDIMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
-        )
+        pipeline = load_small(folder, folder / "vae", f"base.path {folder}")
     with publish(ARTIFACTS / "base") as out:
-        pipeline.save_pretrained(out)
+        save_pipeline(pipeline, out)
     print(f"base: {c.base.source} from {c.base.path}")
 
 
@@ -42,13 +36,6 @@ def check_hashes(folder: Path) -> None:
         raise UserError(f"released base in {folder} has no readable {HASHES}: run `git checkout -- {folder}`") from error
     if changed:
         raise UserError(f"released weights {changed[0]} differ from their recorded hash: run `git checkout -- {folder}`")
-
-
-def _load(kind: type, folder: Path) -> torch.nn.Module:
-    try:
-        return kind.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"base weights in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from diffusers import UNet2DConditionModel
 from tqdm import tqdm
 
 from ufogen import config
+from ufogen.base.loading import load_base
 from ufogen.data.pairs import read_pairs
 from ufogen.evaluation.sampler import Sampler, methods
-from ufogen.inference.export import load_base
 from ufogen.pipelines.stage import ARTIFACTS, publish, run
 from ufogen.precision import DTYPES
 from ufogen.training.loop import make_accelerator

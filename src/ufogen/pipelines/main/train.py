@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ufogen import config
+from ufogen.base.loading import load_base
 from ufogen.data.encoded import Encoded
 from ufogen.data.streamed import Streamed
 from ufogen.data.training_data import open_training_data
@@ -24,7 +25,6 @@ from ufogen.diffusion.networks import make_networks
 from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
 from ufogen.evaluation.validation import Validation
-from ufogen.inference.export import load_base
 from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256
 from ufogen.training.checkpoint import Checkpoint, fingerprint
 from ufogen.training.log import CurveLog

@@ -9,8 +9,9 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from ufogen import config
+from ufogen.base.loading import load_base
 from ufogen.files import HASHES
-from ufogen.inference.export import load_base, ufogen_scheduler
+from ufogen.inference.export import ufogen_scheduler
 from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, sha256
 
 FOLDER = Path("models/nouns-ufogen")
