@@ -47,8 +47,9 @@ def arms(overrides: list[str]) -> dict:
 
 def main(overrides: list[str]) -> None:
     """Write both files. Raises `UserError`, before anything is written, for a value that the schema does not allow."""
-    values, found = parameters(overrides), arms(overrides)
+    values = parameters(overrides)
     config.build(config.Config, values)
+    found = arms(overrides)
     for name, arm in found["arms"].items():
         config.build(config.Objective, arm["objective"], f"arms.{name}.objective.")
         config.build(config.Trainer, arm["trainer"], f"arms.{name}.trainer.")
