@@ -83,10 +83,10 @@ def test_forward_process_is_that_of_diffusers(schedule):
 @pytest.mark.parametrize("t", [249, 499, 999])
 def test_clean_posterior_is_x_0_itself(schedule, t):
     x_0, x_t = tiny.latents(1, seed=1), tiny.latents(1, seed=2)
-    law = schedule.posterior(x_0, x_t, timesteps(t), timesteps(CLEAN))
-    assert torch.equal(law.mean, x_0)
-    assert law.variance.item() == 0
-    assert torch.equal(law.sample(x_t), x_0)
+    q = schedule.posterior(x_0, x_t, timesteps(t), timesteps(CLEAN))
+    assert torch.equal(q.mean, x_0)
+    assert q.variance.item() == 0
+    assert torch.equal(q.sample(x_t), x_0)
 
 
 def test_clean_forward_process_is_x_0_itself(schedule):
@@ -147,10 +147,10 @@ def test_posterior_variance_lies_between_zero_and_the_marginals(case):
 
 
 def test_coefficients_are_shaped_and_typed_like_the_data(schedule):
-    law = schedule.q(tiny.latents(3), timesteps(1, 2, 3))
-    assert law.mean.shape == (3, 4, 8, 8)
-    assert law.variance.shape == (3, 1, 1, 1)
-    assert law.mean.dtype == law.variance.dtype == torch.float32
+    q = schedule.q(tiny.latents(3), timesteps(1, 2, 3))
+    assert q.mean.shape == (3, 4, 8, 8)
+    assert q.variance.shape == (3, 1, 1, 1)
+    assert q.mean.dtype == q.variance.dtype == torch.float32
     assert schedule.alpha_bar(timesteps(1, 2, 3)).dtype == torch.float64
 
 
