@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup repro ablations test smoke lint clean
+.PHONY: help setup repro ablations test test-core test-rest smoke lint clean
 
 # The first of these that is Python 3.11 or newer and can make a virtual environment.
 PYTHON ?= $(shell for p in python3.11 python3; do \
@@ -12,7 +12,7 @@ export DVC_NO_ANALYTICS := 1
 export TOKENIZERS_PARALLELISM := false
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 8
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: .venv/.installed node_modules/.installed ## make .venv and fetch the data package
 
@@ -28,6 +28,12 @@ ablations: setup ## run the ablation study (about two hours): every arm, the tab
 
 test: setup ## run all tests
 	@$(PYTEST) -n 2 --dist loadfile
+
+test-core: setup ## run the quick tests: the method's mathematics first
+	@$(PYTEST) -n 2 --dist loadfile -m "not slow and not pipeline" tests/diffusion tests
+
+test-rest: setup ## run the tests that test-core leaves out
+	@$(PYTEST) -n 2 --dist loadfile -m "slow or pipeline"
 
 smoke: setup ## run only the end-to-end tests of the pipeline
 	@$(PYTEST) -m pipeline
