@@ -57,7 +57,7 @@ def test_closed_forms_of_equal_shares():
 
 @pytest.mark.parametrize("column", range(5), ids=KINDS)
 def test_shares_are_those_that_images_are_drawn_with(column, nouns, rng):
-    shares, n = part_shares(KINDS[column], nouns), 400_000
+    shares, n = part_shares(KINDS[column]), 400_000
     counts = np.bincount(nouns.sample(n, rng)[:, column], minlength=COUNTS[KINDS[column]])
     assert shares.sum() == pytest.approx(1)
     assert (np.abs(counts - n * shares) < 5 * np.sqrt(n * shares)).all()
@@ -66,7 +66,7 @@ def test_shares_are_those_that_images_are_drawn_with(column, nouns, rng):
 
 
 def test_heads_that_more_pairs_hold_out_are_rarer(nouns):
-    shares, heldout = part_shares("head", nouns), nouns.heldout_pairs.sum(1)
+    shares, heldout = part_shares("head"), nouns.heldout_pairs.sum(1)
     assert np.corrcoef(shares, heldout)[0, 1] == pytest.approx(-1)
     assert shares.min() < shares.max()
 
@@ -77,27 +77,27 @@ def test_shares_behind_counts():
     np.testing.assert_allclose(estimated_shares(np.array([4, 0])), [1, 0])
 
 
-def test_coverage_counts_what_captions_leave_open(nouns):
+def test_coverage_counts_what_captions_leave_open():
     parts = np.array([[0, 1, 2, 3, 4], [0, 1, 2, 3, 5], [1, 2, 2, 7, 4], [1, 9, 2, 8, 4]])
     mentioned = np.zeros(parts.shape, bool)
     mentioned[0, 3] = mentioned[3, 1] = True
     mentioned[:, 4] = True
-    found = coverage(parts, mentioned, nouns)
+    found = coverage(parts, mentioned)
     assert list(found) == ["background", "body", "accessory", "head"]
     assert [found[kind]["open"] for kind in found] == [4, 3, 4, 3]
     assert [found[kind]["distinct"] for kind in found] == [2, 2, 1, 3]
     assert found["head"]["bits"] == pytest.approx(np.log2(3))
     assert found["background"]["bits"] == 1
-    assert found["head"]["expected_distinct"] == expected_distinct(part_shares("head", nouns), 3)
-    assert found["body"]["expected_bits"] == expected_bits(part_shares("body", nouns), 3)
+    assert found["head"]["expected_distinct"] == expected_distinct(part_shares("head"), 3)
+    assert found["body"]["expected_bits"] == expected_bits(part_shares("body"), 3)
 
 
 def test_real_images_have_the_coverage_expected_of_them(nouns, rng):
     """Also of the kinds that another part may hide: of equal pictures one is drawn."""
     parts = nouns.sample(500, rng)
     matched, _ = match_parts(nouns.render(parts), nouns)
-    for kind, found in coverage(matched, np.zeros(parts.shape, bool), nouns).items():
-        shares = part_shares(kind, nouns)
+    for kind, found in coverage(matched, np.zeros(parts.shape, bool)).items():
+        shares = part_shares(kind)
         again = rng.multinomial(len(parts), shares, 1000)
         assert found["bits"] == pytest.approx(found["expected_bits"], abs=4 * bits(again).std() + 1e-12), kind
         assert found["distinct"] == pytest.approx(found["expected_distinct"], abs=4 * distinct(again).std() + 1e-3), kind

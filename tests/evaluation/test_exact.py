@@ -59,7 +59,7 @@ def test_residuals_are_apart_for_open_heads_and_wrong_parts_count(nouns, pairs):
     assert found["residual"] == pytest.approx(is_open.mean())
     accuracy = attribute_accuracy(images, pairs.parts, pairs.mentioned, nouns)
     assert found["attribute_accuracy"] == accuracy.pop("mean") < 1
-    assert exact_details(reading, nouns, 0)["accuracy_by_kind"] == accuracy
+    assert exact_details(reading, 0)["accuracy_by_kind"] == accuracy
     np.testing.assert_array_equal(reading.residual, match_parts(images, nouns)[1])
 
 
@@ -67,7 +67,7 @@ def test_a_generator_of_few_heads_has_low_coverage(nouns, pairs):
     shown = pairs.parts.copy()
     shown[:, HEAD] = np.where(pairs.mentioned[:, HEAD], shown[:, HEAD], shown[:, HEAD] % 4)
     reading = read(nouns.render(shown), pairs.parts, pairs.mentioned, nouns)
-    found, details = exact_measures(reading), exact_details(reading, nouns, 0)
+    found, details = exact_measures(reading), exact_details(reading, 0)
     assert found["attribute_accuracy"] == 1
     assert found["distinct_open_heads"] == details["coverage"]["head"]["distinct"] == 4
     assert 1.9 < found["head_bits"] == details["coverage"]["head"]["bits"] <= 2
@@ -126,7 +126,7 @@ def test_ratio_error_of_a_mean_and_of_images_that_repeat_themselves(rng):
 
 def test_expected_heads_of_the_evaluation(nouns, pairs):
     reading = read(pairs.images[:100], pairs.parts[:100], pairs.mentioned[:100], nouns)
-    found = exact_details(reading, nouns, 0)["coverage"]["head"]
+    found = exact_details(reading, 0)["coverage"]["head"]
     assert found["expected_distinct"] == pytest.approx(expected_distinct(np.full(254, 1 / 254), found["open"]), rel=0.002)
 
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import binom
 
-from ufogen.data.nouns import COUNTS, KINDS, Nouns
+from ufogen.data.nouns import COUNTS, KINDS, heldout_pairs
 
 
-def part_shares(kind: str, nouns: Nouns) -> np.ndarray:
+def part_shares(kind: str) -> np.ndarray:
     """(parts,) float64: the share of each part of `kind` in images of training and evaluation, as `Nouns.sample` draws them.
 
     Heads and glasses are not quite uniform: some of their pairs are held out, more of one head than of another.
     """
     if kind not in ("head", "glasses"):
         return np.full(COUNTS[kind], 1 / COUNTS[kind])
-    allowed = ~nouns.heldout_pairs  # (heads, glasses)
+    allowed = ~heldout_pairs()  # (heads, glasses)
     return allowed.sum(1 if kind == "head" else 0) / allowed.sum()
 
 
@@ -61,7 +61,7 @@ def estimated_shares(counts: np.ndarray) -> np.ndarray:
     return shares
 
 
-def coverage(parts: np.ndarray, mentioned: np.ndarray, nouns: Nouns) -> dict[str, dict[str, float]]:
+def coverage(parts: np.ndarray, mentioned: np.ndarray) -> dict[str, dict[str, float]]:
     """For each kind that some captions leave open, what their images show of it beside what as many real ones show on average.
 
     Parameters
@@ -78,7 +78,7 @@ def coverage(parts: np.ndarray, mentioned: np.ndarray, nouns: Nouns) -> dict[str
     for column, kind in enumerate(KINDS):
         shown = parts[~mentioned[:, column], column]
         if len(shown):
-            counts, shares = np.bincount(shown, minlength=COUNTS[kind]), part_shares(kind, nouns)
+            counts, shares = np.bincount(shown, minlength=COUNTS[kind]), part_shares(kind)
             found[kind] = {
                 "open": len(shown),
                 "distinct": int(distinct(counts)),

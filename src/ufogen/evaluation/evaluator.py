@@ -63,7 +63,7 @@ class Evaluator:
             n, part = int(some.sum()), found[torch.from_numpy(some)]
             row = {"named": named, "n": n}
             row |= self.fidelity(part) if named == "all" else self.kid(part)
-            row |= exact_measures(reading.where(some)) | exact_details(reading.where(some), self.nouns, self.seed)
+            row |= exact_measures(reading.where(some)) | exact_details(reading.where(some), self.seed)
             if "kid_lite0" in row and n > 1:
                 error = kid_standard_error(part, self.reference, seed=self.seed)
                 row |= {"kid_subset_size": self._subset_size(n), "standard_error": row["standard_error"] | {"kid_lite0": error}}

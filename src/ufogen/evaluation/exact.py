@@ -97,11 +97,11 @@ def accuracy_by_kind(reading: Reading) -> dict[str, float]:
     return {kind: value for kind, value in found.items() if value is not None}
 
 
-def exact_details(reading: Reading, nouns: Nouns, seed: int) -> dict[str, dict]:
+def exact_details(reading: Reading, seed: int) -> dict[str, dict]:
     """What stands beside a table's row: accuracy and coverage of each kind, and how noisy the row's columns are."""
     return {
         "accuracy_by_kind": accuracy_by_kind(reading),
-        "coverage": coverage(reading.shown, reading.mentioned, nouns),
+        "coverage": coverage(reading.shown, reading.mentioned),
         "standard_error": standard_errors(reading, seed),
     }
 

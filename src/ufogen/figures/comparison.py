@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from ufogen.evaluation.coverage import expected_distinct, part_shares
 from ufogen.figures.style import COLOURS, plt, save_figure
 
 # (method, sampler): label, colour, marker and where the number of steps stands beside a point (points)
@@ -76,11 +77,14 @@ def quality_against_time(results: pd.DataFrame, path: Path) -> None:
 
 def quality_against_openness(results: pd.DataFrame, path: Path) -> None:
     """UFOGen in one step and the base in its most, by how many attributes captions name: the fewer, the more is open."""
+    results = results.assign(
+        head_share=[_head_share(*row) for row in results[["distinct_open_heads", "open_heads"]].to_numpy()]
+    )
     some = results[results["named"] != "all"].assign(named=lambda rows: pd.to_numeric(rows["named"]))
     slowest = some[some["method"] == "base"].sort_values("steps", kind="stable")[["method", "sampler", "steps"]].tail(1)
     chosen = [("ufogen", "renoise", 1), *slowest.itertuples(index=False, name=None)]
-    metrics = [metric for metric in ("residual", "kid_lite0") if some[metric].notna().any()]
-    figure, axes = plt.subplots(1, len(metrics), figsize=(4 * len(metrics), 3.4), layout="constrained", squeeze=False)
+    metrics = [metric for metric in ("residual", "head_share", "kid_lite0") if some[metric].notna().any()]
+    figure, axes = plt.subplots(1, len(metrics), figsize=(3.4 * len(metrics), 3.2), layout="constrained", squeeze=False)
     for axis, metric in zip(axes.flat, metrics, strict=True):
         for method, sampler, steps in chosen:
             rows = some[(some["method"] == method) & (some["sampler"] == sampler) & (some["steps"] == steps)]
@@ -93,10 +97,15 @@ def quality_against_openness(results: pd.DataFrame, path: Path) -> None:
         numbers = sorted(some["named"].unique())
         axis.set_xlim(numbers[0] - 0.3, numbers[-1] + 0.3)
         axis.set_xticks(numbers, [NUMBERS[number] for number in numbers])
-        axis.set_title(METRICS[metric], loc="left")
+        axis.set_title((METRICS | {"head_share": "distinct open heads, share of real images'"})[metric], loc="left")
     figure.supxlabel("attributes, of five, that the caption names", fontsize=9)
-    _legend(figure, axes[0, 0], columns=2)
+    _legend(figure, axes[0, 0], columns=2 if len(metrics) == 1 else 4)
     save_figure(figure, path)
+
+
+def _head_share(found: float, images: float) -> float:
+    """How many open heads the images show, by how many as many real ones show on average; NaN where no head is open."""
+    return found / expected_distinct(part_shares("head"), int(images)) if images > 0 else float("nan")
 
 
 def of_all_images(results: pd.DataFrame) -> pd.DataFrame:
