@@ -24,11 +24,7 @@ WITHOUT_EFFECT = {
     "ufogen": "holds nothing",
     "ufogen.errors": "an exception",
     "ufogen.files": "how files are written",
-<<<<<<< ours
-    "ufogen.precision": "resolved into a parameter that is a DVC param",
-=======
     "ufogen.precision": "the precision itself is in the results",
->>>>>>> theirs
     "ufogen.config": "values are DVC params of their own",
     "ufogen.schema": "as config",
     "ufogen.pipelines": "hold nothing but the stages",
