@@ -74,7 +74,7 @@ def test_batch_size_changes_rounding_alone(model, source, trained):
 def test_absent_or_foreign_controlnet_and_bad_scale_are_user_errors(model, source, new, tmp_path):
     with pytest.raises(UserError, match="is not a ControlNet's folder"):
         model.control(source, PROMPT, controlnet=tmp_path)
-    with pytest.raises(UserError, match="the control scale is -1; allowed: 0 or greater"):
+    with pytest.raises(UserError, match="the control scale is -1; allowed: 0 ... 100"):
         model.control(source, PROMPT, controlnet=new, scale=-1)
     other = UNet2DConditionModel.from_config(dict(tiny.unet().config) | {"cross_attention_dim": 24})
     make_control("controlnet", other, 2).save_pretrained(tmp_path / "other")

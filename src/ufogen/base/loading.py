@@ -64,6 +64,8 @@ def load_part(
     Raises `UserError`, which calls it `name`, where weights are missing: both libraries would go on with random ones.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{name} cannot be loaded: {folder} is not a folder")
     settings = {"variant": weights_variant(folder, name, allow_pickle), "use_safetensors": None if allow_pickle else True}
     settings["dtype" if issubclass(kind, PreTrainedModel) else "torch_dtype"] = dtype
     with naming(name):

@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from ufogen import config
-from ufogen.base.loading import load_base
+from ufogen.base.loading import load_base, load_part
 from ufogen.data.coco import Prompts, read_prompts
 from ufogen.errors import UserError
 from ufogen.evaluation.sampler import Method, Sampler, methods
@@ -65,11 +65,7 @@ def open_sampler(c: config.Config, wanted: list[Method], device: torch.device) -
 
 def load_generator(folder: Path, base: UNet2DConditionModel) -> UNet2DConditionModel:
     """The U-Net of a trained generator. Raises `UserError` where it is not there or is of another base."""
-    try:
-        unet = UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"parameter coco.generator: {folder / 'unet'} cannot be loaded: {reason}") from error
+    unet = load_part(UNet2DConditionModel, folder / "unet", f"parameter coco.generator: {folder / 'unet'}")
     other = [f"{key} {unet.config[key]} for {base.config[key]}" for key in FITTING if unet.config[key] != base.config[key]]
     if other:
         raise UserError(f"parameter coco.generator: {folder} was not trained from coco.base: {', '.join(other)}")

@@ -13,7 +13,7 @@ from ufogen import config
 from ufogen.applications.control import KINDS, Control, ControlledUNet
 from ufogen.applications.edges import THRESHOLD, edge_agreement, edge_map, to_condition
 from ufogen.base.autoencoder import encode_images
-from ufogen.base.loading import load_base
+from ufogen.base.loading import load_base, load_part
 from ufogen.base.text import Conditioning
 from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import read_pairs
@@ -89,7 +89,7 @@ def measure_all(c: config.Config, asked: str, reference: str, out) -> list[dict]
         Nouns.load(c.data.node_modules), device,
         seed=c.seed, neighborhood=c.evaluation.neighborhood, kid_subsets=c.evaluation.kid_subsets,
     )  # fmt: skip
-    unet = UNet2DConditionModel.from_pretrained(ARTIFACTS / "train" / "unet")
+    unet = load_part(UNet2DConditionModel, ARTIFACTS / "train" / "unet", "the trained generator")
     sampler = Sampler.load(load_base(ARTIFACTS / "base"), unet, device, DTYPES[c.sampler.precision])
     networks = {kind: load_control(kind, sampler) for kind in KINDS}
     text = sampler.encode(pairs.captions)
@@ -109,7 +109,7 @@ def measure_all(c: config.Config, asked: str, reference: str, out) -> list[dict]
 
 def load_control(kind: str, sampler: Sampler) -> Control:
     dtype = sampler.base.unet.dtype
-    return KINDS[kind].from_pretrained(CONTROL / kind, local_files_only=True).to(sampler.device, dtype).eval()
+    return load_part(KINDS[kind], CONTROL / kind, f"the trained {kind}", dtype).to(sampler.device)
 
 
 def sample(

@@ -9,6 +9,7 @@ import torch
 from diffusers import ControlNetModel
 
 from ufogen import config
+from ufogen.base.loading import load_part
 from ufogen.errors import UserError
 from ufogen.files import HASHES
 from ufogen.pipelines.applications.paths import CONTROL
@@ -53,7 +54,7 @@ def main(c: config.Config) -> None:
     rows = {(row["method"], row["control"]): row for row in results["rows"]}
     agreement = {m: [rows[m, kind]["edge_f1"] for kind in ("none", "controlnet")] for m in ("ufogen", "base")}
     settings = trained["applications"]
-    control = ControlNetModel.from_pretrained(CONTROL / "controlnet", local_files_only=True, torch_dtype=torch.float16)
+    control = load_part(ControlNetModel, CONTROL / "controlnet", "the trained controlnet", torch.float16)
     with publish(FOLDER) as out:
         control.save_pretrained(out)
         hashes = {WEIGHTS: sha256(out / WEIGHTS), "base/unet": sha256(ARTIFACTS / "base" / "unet")}

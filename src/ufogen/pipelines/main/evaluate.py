@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ufogen import config
 from ufogen.base.autoencoder import encode_images
-from ufogen.base.loading import load_base
+from ufogen.base.loading import load_base, load_part
 from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import Pairs, read_pairs
 from ufogen.evaluation import features
@@ -56,7 +56,7 @@ def main(c: config.Config) -> None:
         features.extract(np.array(asked.images), device=device), Nouns.load(c.data.node_modules), device, seed=c.seed,
         neighborhood=e.neighborhood, kid_subsets=e.kid_subsets, kid_subset_size=e.kid_subset_size,
     )  # fmt: skip
-    unet = UNet2DConditionModel.from_pretrained(ARTIFACTS / "train" / "unet")
+    unet = load_part(UNet2DConditionModel, ARTIFACTS / "train" / "unet", "the trained generator")
     sampler = Sampler.load(load_base(ARTIFACTS / "base"), unet, device, DTYPES[c.sampler.precision])
     rows = []
 

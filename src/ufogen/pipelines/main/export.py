@@ -19,7 +19,7 @@ def main(c: config.Config) -> None:
     Trained adapters are in its weights, and beside them in `lora` as a file for the base.
     """
     base = load_base(ARTIFACTS / "base")
-    unet = load_part(UNet2DConditionModel, ARTIFACTS / "train" / "unet", f"generator {ARTIFACTS / 'train' / 'unet'}")
+    unet = load_part(UNet2DConditionModel, ARTIFACTS / "train" / "unet", "the trained generator")
     unet.register_to_config(sample_size=trained_side(c.data, base) // base.vae_scale_factor)
     with publish(ARTIFACTS / "ufogen") as out:
         export_pipeline(base, unet, out)

@@ -9,7 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from ufogen import config
-from ufogen.base.loading import load_base
+from ufogen.base.loading import load_base, load_part
 from ufogen.files import HASHES
 from ufogen.inference.export import ufogen_scheduler
 from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, sha256
@@ -20,7 +20,7 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 def main(c: config.Config) -> None:
     """Write the U-Net, the scheduler that makes stock diffusers sample it, its row of the results and its hash."""
-    unet = UNet2DConditionModel.from_pretrained(ARTIFACTS / "train" / "unet", local_files_only=True, torch_dtype=torch.float16)
+    unet = load_part(UNet2DConditionModel, ARTIFACTS / "train" / "unet", "the trained generator", torch.float16)
     unet.save_pretrained(FOLDER / "unet")
     ufogen_scheduler(load_base(ARTIFACTS / "base").scheduler.config).save_pretrained(FOLDER / "scheduler")
     rows = json.loads((RESULTS / "main.json").read_text())["rows"]
