@@ -56,3 +56,11 @@ def _merged(tree: dict, changes: dict) -> dict:
         value = config.to_dict(value) if is_dataclass(value) else value
         new[key] = _merged(tree[key], value) if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
     return new
+
+
+def make_autoencoder(**changes: Any) -> config.Autoencoder:
+    return configured(pretrain={"autoencoder": changes}).pretrain.autoencoder
+
+
+def make_denoiser(**changes: Any) -> config.Denoiser:
+    return configured(pretrain={"denoiser": changes}).pretrain.denoiser

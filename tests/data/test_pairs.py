@@ -5,7 +5,7 @@ import pytest
 
 from ufogen.data import pairs as module
 from ufogen.data.nouns import KINDS
-from ufogen.data.pairs import Pairs, heldout_pairs, make_pairs, read_pairs, write_pairs
+from ufogen.data.pairs import Pairs, heldout_pairs, make_pairs, read_pairs, redrawn, write_pairs
 
 
 def equal(a: Pairs, b: Pairs) -> bool:
@@ -63,3 +63,13 @@ def test_a_set_is_read_as_it_was_written_and_a_part_of_it_is_its_rows(nouns, tmp
     part = read[1:3]
     assert len(part) == 2 and part.captions == pairs.captions[1:3]
     assert all((getattr(part, name) == getattr(pairs, name)[1:3]).all() for name in ("images", "parts", "mentioned"))
+
+
+def test_redrawn_characters_fit_the_captions_and_show_no_heldout_pair(nouns, rng):
+    pairs = make_pairs(nouns, 5000, 0, "train", law="any")
+    parts = redrawn(nouns, pairs, rng)
+    assert np.array_equal(parts[pairs.mentioned], pairs.parts[pairs.mentioned])
+    assert not nouns.heldout_pairs[parts[:, 3], parts[:, 4]].any()
+    changed = (parts != pairs.parts)[~pairs.mentioned]
+    assert changed.mean() > 0.8  # half of the backgrounds alone stay by chance
+    assert np.array_equal(pairs.parts, make_pairs(nouns, 5000, 0, "train", law="any").parts)

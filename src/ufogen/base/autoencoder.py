@@ -7,23 +7,33 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
+from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from ufogen import config
+from ufogen.base.muon import make_optimizer
 from ufogen.randomness import Draws
 from ufogen.training.learning_rate import learning_rate, set_learning_rate
 
 
 class AutoencoderTask:
-    """A round of training: reconstruction and a small KL term towards N(0, I); Adam, warm-up, cosine decay."""
+    """A round of training: reconstruction and a small KL term towards N(0, I); Adam, warm-up, cosine decay, average.
+
+    With `latent_noise` the decoder also sees latents further off than the encoder's own Gaussian puts them, so that it draws
+    what is meant from a generator's latents, which are never exact (noise-augmented tokenizers, Yang et al. 2025,
+    arXiv 2507.15856). Its standard deviation is |N(0, latent_noise^2)| for each item, in units of the latents' own.
+    """
 
     def __init__(self, model: AutoencoderKL, settings: config.Autoencoder, round_: config.AutoencoderRound):
-        self.model, self.settings, self.round = model, settings, round_
+        self.model, self.settings, self.round = model.to(memory_format=torch.channels_last), settings, round_
+        self.average = EMAModel(model.parameters(), decay=settings.ema_decay, foreach=True)
 
     def prepare(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.round.learning_rate, betas=(0.9, 0.99))
+        optimizer = make_optimizer(self.round.optimizer, self.model.parameters(), self.round.learning_rate)
         self.model, self.optimizer = accelerator.prepare(self.model, optimizer)
+        self.average.to(accelerator.device)
+        accelerator.register_for_checkpointing(self.average)
 
     def update(self, images: np.ndarray, step: int, draws: Draws) -> dict[str, Tensor]:
         r = self.round
@@ -32,8 +42,11 @@ class AutoencoderTask:
         with self.accelerator.autocast():
             model = self.accelerator.unwrap_model(self.model)
             latent = model.encode(x).latent_dist
-            noise = draws.normal(latent.mean)
-            output = model.decode(latent.mean + latent.std * noise).sample
+            z = latent.mean + latent.std * draws.normal(latent.mean)
+            if r.latent_noise:
+                deviation = r.latent_noise * draws.normal(z[:, :1, :1, :1]).abs() * z.float().std()
+                z = z + deviation * draws.normal(z)
+            output = model.decode(z).sample
         error = output.float() - x
         kl = 0.5 * (latent.mean.float().square() + latent.var.float() - 1 - latent.logvar.float()).mean()
         l1, l2 = error.abs().mean(), error.square().mean()
@@ -42,6 +55,7 @@ class AutoencoderTask:
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
+        self.average.step(self.model.parameters())
         return {"l1": l1, "l2": l2, "kl": kl, "posterior_std": latent.std.mean(), "loss": loss}
 
 

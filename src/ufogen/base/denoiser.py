@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from ufogen import config
+from ufogen.base.muon import make_optimizer
 from ufogen.diffusion.prediction import training_target
 from ufogen.diffusion.schedule import Schedule
 from ufogen.randomness import Draws, numpy_generator
@@ -21,15 +23,17 @@ from ufogen.training.learning_rate import learning_rate, set_learning_rate
 
 @dataclass
 class Chunk:
-    """Encoded pairs: latents (n, 4, 8, 8) and token states (n, 24, 384)."""
+    """Encoded pairs: token states (n, tokens, 384) of captions, and latents (k * n, c, 8, 8) of k images of each, n by n."""
 
     latents: Tensor
     states: Tensor
 
 
 class Chunks:
-    """Batches from freshly rendered pairs: a chunk is encoded, seen `passes` times and replaced.
+    """Batches from freshly rendered pairs: a chunk is encoded, its captions seen `passes` times, and replaced.
 
+    Each pass shows a caption with the next of its images: a caption's states cost more than half of what an image costs an
+    update of the denoiser, its picture very little, so captions are shared and pictures need not be.
     Calling it with an update's number gives that update's batch; a pure function of seed, key and number.
     """
 
@@ -50,11 +54,15 @@ class Chunks:
             order = numpy_generator(self.seed, "denoiser order", *self.key, passes).permutation(s.chunk_size)
             self._pass, self._order = passes, torch.from_numpy(order).to(self._chunk.latents.device)
         index = self._order[offset : offset + self.batch_size]
-        return Chunk(self._chunk.latents[index], self._chunk.states[index])
+        first = passes % s.passes % s.images_per_caption * s.chunk_size
+        return Chunk(self._chunk.latents[first + index], self._chunk.states[index])
 
 
 class DenoiserTask:
-    """E ||target - output||^2 with t uniform; Adam, warm-up, cosine decay, exponential moving average."""
+    """E ||target - output||^2 with t uniform; Adam, warm-up, cosine or no decay, exponential moving average.
+
+    The average's horizon is a ninth of the updates made until `ema_decay` bounds it (diffusers' EMAModel).
+    """
 
     def __init__(
         self,
@@ -70,7 +78,9 @@ class DenoiserTask:
 
     def prepare(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.round.learning_rate, betas=(0.9, 0.99), fused=True)
+        if accelerator.device.type == "cpu":  # the fused kernel's backward pass is slow there in bfloat16
+            self.model.set_attn_processor(AttnProcessor())
+        optimizer = make_optimizer(self.round.optimizer, self.model.parameters(), self.round.learning_rate)
         self.model, self.optimizer = accelerator.prepare(self.model, optimizer)
         self.average.to(accelerator.device)
         self.empty_state = self.empty_state.to(accelerator.device)
@@ -80,7 +90,7 @@ class DenoiserTask:
 
     def update(self, batch: Chunk, step: int, draws: Draws) -> dict[str, Tensor]:
         s, r = self.settings, self.round
-        set_learning_rate(self.optimizer, learning_rate(step, r.learning_rate, s.warmup, r.updates))
+        set_learning_rate(self.optimizer, learning_rate(step, r.learning_rate, s.warmup, r.updates, r.decay))
         device = self.accelerator.device
         x_0, states = batch.latents.to(device).float(), batch.states.to(device)
         dropped = draws.uniform(len(x_0)) < s.caption_dropout

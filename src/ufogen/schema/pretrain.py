@@ -7,7 +7,21 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from ufogen.schema.kinds import SECTION, Count, Counts, Decay, Flag, Number, Precision, Refused, Share, Whole
+from ufogen.schema.kinds import (
+    SECTION,
+    Captions,
+    Count,
+    Counts,
+    Decay,
+    Flag,
+    Number,
+    Optimizer,
+    Precision,
+    Refused,
+    Share,
+    Text,
+    Whole,
+)
 
 
 @dataclass(config=SECTION)
@@ -18,6 +32,8 @@ class AutoencoderRound:
     learning_rate: Number
     kl_weight: Number
     absolute_error: Flag  # beside the squared one; low-contrast detail weighs more in it
+    latent_noise: Number  # scale of the noise on the decoder's input, in units of the latents' standard deviation
+    optimizer: Optimizer
 
 
 @dataclass(config=SECTION)
@@ -29,6 +45,7 @@ class Autoencoder:
     rounds: Annotated[list[AutoencoderRound], Field(min_length=1)]
     batch_size: Count
     warmup: Whole
+    ema_decay: Decay  # 0: the last weights are the result
     precision: Precision
 
 
@@ -41,6 +58,8 @@ class DenoiserRound:
     batch_size: Count  # over all processes
     prediction_type: Literal["epsilon", "v_prediction"]
     autoencoder_round: Whole  # whose latents it learns, counted from 0
+    decay: Literal["cosine", "constant"]  # constant: can be continued; the last stretch is to decay
+    optimizer: Optimizer
 
 
 @dataclass(config=SECTION)
@@ -48,15 +67,22 @@ class Denoiser:
     """Architecture and training of the UNet2DConditionModel."""
 
     channels: Counts
+    attention: Literal["upper", "lower"]  # at every level but the lowest, or but the highest, which is the dearest
     heads: Count
+    captions: Captions
+    max_length: Count  # tokens of a caption
     caption_dropout: Share
     rounds: Annotated[list[DenoiserRound], Field(min_length=1)]
     warmup: Whole
     ema_decay: Decay
     precision: Precision
     compile: Flag
-    chunk_size: Count  # fresh image-caption pairs that are rendered and encoded together ...
-    passes: Count  # ... and seen this often before the next chunk
+    chunk_size: Count  # captions that are encoded together ...
+    images_per_caption: Count  # ... with this many fresh images that fit it; one a pass ...
+    passes: Count  # ... over the captions, before the next chunk
+    checkpoint_every: Count
+    curve_every: Whole  # updates between measurements of what it draws, each with a snapshot; 0: none
+    resume: Text  # folder of a snapshot to continue from
 
 
 @dataclass(config=SECTION)

@@ -24,6 +24,7 @@ def main(c: config.Config) -> None:
     torch.manual_seed(c.seed)
     model = build_autoencoder(settings)
     parts = (c.seed, settings.channels, settings.latent_channels, settings.batch_size, settings.warmup, settings.precision)
+    parts += (settings.ema_decay,)
     rounds = Rounds(ARTIFACTS / "pretrain" / "vae", parts, list(map(config.to_dict, settings.rounds)))
     for number, round_ in enumerate(settings.rounds):
         if rounds.done(number):
@@ -41,7 +42,8 @@ def main(c: config.Config) -> None:
             task, images, accelerator, updates=round_.updates, seed=c.seed, folder=work, run=rounds.identity(number),
             checkpoint_every=1000, log_every=50, description=f"autoencoder {number}",
         )  # fmt: skip
-        model.eval()
+        model = accelerator.unwrap_model(task.model).eval()
+        task.average.copy_to(model.parameters())
         held = nouns.render(nouns.sample(4096, numpy_generator(c.seed, "autoencoder validation")))
         set_scaling_factor(model, held)
         metrics = {"scaling_factor": model.config.scaling_factor, "mse": reconstruction_error(held, model)}
