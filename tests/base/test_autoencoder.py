@@ -61,5 +61,5 @@ def test_average_without_decay_is_the_last_weights_and_with_it_lags():
         task = make_task(ema_decay=decay)
         for step in range(3):
             update(task, step)
-        same = map(torch.equal, task.average.shadow_params, task.model.parameters())
+        same = map(torch.equal, task.ema.shadow_params, task.model.parameters())
         assert all(same) == (decay == 0)

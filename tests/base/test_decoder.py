@@ -69,7 +69,7 @@ def test_training_lowers_the_error_and_the_average_follows():
     task = make_task(updates=200, latent_noise=0.0, adversarial_weight=0.0, learning_rate=3e-3, ema_decay=0.9)
     errors = [update(task, step)["l1"] for step in range(100)]
     assert errors[-1] < 0.75 * errors[0]
-    task.average.copy_to(task.trained)
+    task.ema.copy_to(task.trained)
     output = decode_latents(encode_images(IMAGES, task.model), task.model)
     assert np.abs(output.astype(float) - IMAGES).mean() / 127.5 < 0.8 * errors[0]
 

@@ -26,10 +26,10 @@ def test_each_image_stands_beside_its_caption_and_is_seen_equally_often(images: 
     batches, seen = chunks(images, passes), Counter()
     for step in range(passes * N // 4):
         batch = batches(step)
-        assert torch.equal(batch.latents % N, batch.states)
+        assert torch.equal(batch.latents % N, batch.prompt_embeds)
         seen.update(batch.latents.tolist())
     assert seen == dict.fromkeys(range(images * N), passes // images)
-    assert int(batches(passes * N // 4).states.min()) >= 1000  # the next chunk
+    assert int(batches(passes * N // 4).prompt_embeds.min()) >= 1000  # the next chunk
 
 
 def test_batch_is_a_function_of_its_number():

@@ -19,8 +19,6 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> config.Config:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stage, "VALIDATION", 8)
-    monkeypatch.setattr(stage, "PROMPTS", 4)
     autoencoder = make_autoencoder(channels=[8, 8, 16], latent_channels=8)
     torch.manual_seed(0)
     build_autoencoder(autoencoder).save_pretrained(stage.VAE / "round-0")
@@ -30,9 +28,10 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> config.Config:
     }  # fmt: skip
     denoiser = {
         "channels": [16, 16, 32], "heads": 2, "attention": "lower", "captions": "any", "max_length": 34, "warmup": 1,
-        "chunk_size": 8, "precision": "no", "images_per_caption": 2, "passes": 2, "checkpoint_every": 2, "curve_every": 2, "rounds": [round_],
+        "precision": "no", "chunk_size": 8, "images_per_caption": 2, "passes": 2, "checkpoint_every": 2, "curve_every": 2,
+        "rounds": [round_],
     }  # fmt: skip
-    pretrain = {"autoencoder": config.to_dict(autoencoder), "denoiser": denoiser}
+    pretrain = {"autoencoder": config.to_dict(autoencoder), "denoiser": denoiser, "validation_size": 8, "curve_size": 4}
     data = {"node_modules": str(ROOT / "node_modules")}
     return configured(device="cpu", threads=1, pretrain=pretrain, data=data)
 

@@ -110,6 +110,8 @@ class Pretrain:
     autoencoder: Autoencoder
     denoiser: Denoiser
     decoder: Decoder
+    validation_size: Count  # held images, and captions for the denoiser
+    curve_size: Count  # of these captions, drawn at each point of the denoiser's curve
 
     @model_validator(mode="after")
     def _latents_are_of_a_round(self) -> Pretrain:

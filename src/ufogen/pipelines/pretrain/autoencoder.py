@@ -43,8 +43,8 @@ def main(c: config.Config) -> None:
             checkpoint_every=1000, log_every=50, description=f"autoencoder {number}",
         )  # fmt: skip
         model = accelerator.unwrap_model(task.model).eval()
-        task.average.copy_to(model.parameters())
-        held = nouns.render(nouns.sample(4096, numpy_generator(c.seed, "autoencoder validation")))
+        task.ema.copy_to(model.parameters())
+        held = nouns.render(nouns.sample(c.pretrain.validation_size, numpy_generator(c.seed, "autoencoder validation")))
         set_scaling_factor(model, held)
         metrics = {"scaling_factor": model.config.scaling_factor, "mse": reconstruction_error(held, model)}
         with publish(rounds.result(number)) as out:

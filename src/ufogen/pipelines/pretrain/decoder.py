@@ -36,9 +36,9 @@ def main(c: config.Config) -> None:
         task, images, accelerator, updates=settings.updates, seed=c.seed, folder=work, run=identity,
         checkpoint_every=500, log_every=50, description="decoder",
     )  # fmt: skip
-    task.average.copy_to(task.trained)
+    task.ema.copy_to(task.trained)
     model = accelerator.unwrap_model(task.model).eval()
-    held = nouns.render(nouns.sample(4096, numpy_generator(c.seed, "autoencoder validation")))
+    held = nouns.render(nouns.sample(c.pretrain.validation_size, numpy_generator(c.seed, "autoencoder validation")))
     metrics = {"scaling_factor": model.config.scaling_factor, "mse": reconstruction_error(held, model)}
     with publish(ARTIFACTS / "pretrain" / "decoder") as out:
         model.save_pretrained(out)

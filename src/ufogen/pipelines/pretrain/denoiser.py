@@ -32,7 +32,6 @@ from ufogen.training.checkpoint import Checkpoint, Rounds
 from ufogen.training.loop import fit, make_accelerator
 
 VAE, SNAPSHOT = ARTIFACTS / "pretrain" / "vae", ARTIFACTS / "pretrain" / "next"
-VALIDATION, PROMPTS = 4096, 200
 
 
 def main(c: config.Config) -> None:
@@ -66,7 +65,7 @@ def train(c: config.Config, model: UNet2DConditionModel, vae: AutoencoderKL, sta
     source = Source(c, vae.to(accelerator.device).eval(), accelerator)
     schedule = Schedule.from_scheduler(make_scheduler(round_.prediction_type))
     task = DenoiserTask(model, settings, round_, schedule, source.empty)
-    task.average.optimization_step = state.updates  # its horizon goes on growing
+    task.ema.optimization_step = state.updates  # its horizon goes on growing
     purpose = f"denoiser pairs {number}" + (f" after {state.images} images" if state.images else "")
     chunks = Chunks(
         lambda key: source.chunk(purpose, key * processes + rank),
@@ -94,7 +93,7 @@ def train(c: config.Config, model: UNet2DConditionModel, vae: AutoencoderKL, sta
 
 
 class Source:
-    """Pairs, rendered and encoded: latents and token states in half precision."""
+    """Pairs, rendered and encoded: latents and prompt_embeds in half precision."""
 
     def __init__(self, c: config.Config, vae: AutoencoderKL, accelerator: Accelerator):
         self.c, self.settings, self.vae, self.accelerator = c, c.pretrain.denoiser, vae, accelerator
@@ -112,15 +111,15 @@ class Source:
             rng = numpy_generator(self.c.seed, purpose + " redrawn", key, i)
             images = self.nouns.render(redrawn(self.nouns, pairs, rng)) if i else pairs.images
             latents.append(self.latents(images, purpose, key, *([i] if i else [])))
-        chunk = Chunk(torch.cat(latents), self.states(pairs))
+        chunk = Chunk(torch.cat(latents), self.prompt_embeds(pairs))
         if self.accelerator.is_main_process:
             print(f"\nencoded {len(chunk.latents)} images in {time.perf_counter() - began:.1f} s", flush=True)
         return chunk
 
     def validation(self) -> tuple[Chunk, Pairs]:
         """Held pairs, one image a caption."""
-        pairs = self.pairs(VALIDATION, "denoiser validation")
-        return Chunk(self.latents(pairs.images, "denoiser validation", 0), self.states(pairs)), pairs
+        pairs = self.pairs(self.c.pretrain.validation_size, "denoiser validation")
+        return Chunk(self.latents(pairs.images, "denoiser validation", 0), self.prompt_embeds(pairs)), pairs
 
     def pairs(self, n: int, purpose: str, key: int = 0) -> Pairs:
         c = self.c
@@ -131,7 +130,7 @@ class Source:
         with self.accelerator.autocast():
             return encode_images(images, self.vae, rng, batch_size=self.batch_size).half()
 
-    def states(self, pairs: Pairs) -> Tensor:
+    def prompt_embeds(self, pairs: Pairs) -> Tensor:
         return encode_text(pairs.captions, self.encoder, self.tokenizer, batch_size=self.batch_size).half()
 
 
@@ -173,23 +172,24 @@ class Curve:
         return [row for row in known if row["updates"] < updates]
 
     def measured(self, model: UNet2DConditionModel) -> dict[str, float]:
-        """Validation loss, and `PROMPTS` images of the validation captions."""
+        """Validation loss, and `pretrain.curve_size` images of the validation captions."""
         if self._held is None:
             self._held = self.source.validation()
         (held, pairs), source, kind = self._held, self.source, self.round.prediction_type
+        n = self.c.pretrain.curve_size
         loss = validation_loss(model, held, self.schedule, kind, self.c.seed)
         rng = torch_generator("cpu", self.c.seed, "denoiser curve")
         half = type(model).from_config(model.config).to(DTYPES[source.settings.precision]).eval()
         half.load_state_dict(model.state_dict())
-        images = draw(half, source.vae, held.states[:PROMPTS], source.empty, kind, rng)
-        few = Pairs(pairs.images[:PROMPTS], pairs.captions[:PROMPTS], pairs.parts[:PROMPTS], pairs.mentioned[:PROMPTS])
+        images = draw(half, source.vae, held.prompt_embeds[:n], source.empty, kind, rng)
+        few = pairs[:n]
         return {"validation_loss": loss} | measure(images, few, source.nouns)
 
 
 def averaged(task: DenoiserTask, accelerator: Accelerator) -> UNet2DConditionModel:
     """The denoiser with the average's weights, apart from the one that is being trained."""
     model = UNet2DConditionModel.from_config(accelerator.unwrap_model(task.model).config)
-    task.average.copy_to(model.parameters())
+    task.ema.copy_to(model.parameters())
     return model.to(accelerator.device).eval()
 
 
