@@ -10,6 +10,7 @@ import torch
 from tests.settings import configured, make_autoencoder
 from ufogen import config
 from ufogen.base.models import build_autoencoder
+from ufogen.data.pairs import Pairs
 from ufogen.pipelines.pretrain import denoiser as stage
 from ufogen.pipelines.pretrain.progress import load_snapshot
 
@@ -37,11 +38,13 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> config.Config:
 
 
 def test_a_second_stretch_continues_from_the_snapshot_with_other_images(settings, monkeypatch):
-    purposes = set()
-    pairs = stage.Source.pairs
-    monkeypatch.setattr(
-        stage.Source, "pairs", lambda self, n, purpose, key=0: purposes.add(purpose) or pairs(self, n, purpose, key)
-    )
+    purposes, pairs = set(), stage.Source.pairs
+
+    def noted(source: stage.Source, n: int, purpose: str, key: int = 0) -> Pairs:
+        purposes.add(purpose)
+        return pairs(source, n, purpose, key)
+
+    monkeypatch.setattr(stage.Source, "pairs", noted)
     stage.main(settings)
     _, _, state = load_snapshot(stage.SNAPSHOT)
     assert (state.images, state.updates) == (16, 4)

@@ -28,7 +28,7 @@ from ufogen.pipelines.pretrain.progress import STATE, State, draw, load_snapshot
 from ufogen.pipelines.stage import ARTIFACTS, publish, run
 from ufogen.precision import DTYPES
 from ufogen.randomness import numpy_generator, torch_generator
-from ufogen.training.checkpoint import Checkpoint, Rounds
+from ufogen.training.checkpoint import Checkpoint, Rounds, fingerprint
 from ufogen.training.loop import fit, make_accelerator
 
 VAE, SNAPSHOT = ARTIFACTS / "pretrain" / "vae", ARTIFACTS / "pretrain" / "next"
@@ -72,7 +72,7 @@ def train(c: config.Config, model: UNet2DConditionModel, vae: AutoencoderKL, sta
         settings, round_.batch_size // processes, c.seed, number, rank,
     )  # fmt: skip
     curve = Curve(c, source, task, schedule, state, round_)
-    work, identity = ARTIFACTS / "checkpoints" / f"unet-{number}", rounds.identity(number)
+    work, identity = ARTIFACTS / "checkpoints" / f"unet-{number}", fingerprint(rounds.identity(number), state.images)
     fit(
         task, chunks, accelerator, updates=round_.updates, seed=c.seed, folder=work, run=identity,
         checkpoint_every=settings.checkpoint_every, log_every=50, on_log=curve.log, on_checkpoint=curve.point,
