@@ -29,11 +29,11 @@ ablations: setup ## run the ablation study (about two hours): every arm, the tab
 test: setup ## run all tests
 	@$(PYTEST) -n 2 --dist loadfile
 
-test-core: setup ## run the quick tests: the method's mathematics first
-	@$(PYTEST) -n 2 --dist loadfile -m "not slow and not pipeline" tests/diffusion tests
+test-core: setup ## run the quick tests of the method, its measures, its settings and the house
+	@$(PYTEST) -n 2 --dist loadfile -m core
 
 test-rest: setup ## run the tests that test-core leaves out
-	@$(PYTEST) -n 2 --dist loadfile -m "slow or pipeline"
+	@$(PYTEST) -n 2 --dist loadfile -m "not core"
 
 smoke: setup ## run only the end-to-end tests of the pipeline
 	@$(PYTEST) -m pipeline
