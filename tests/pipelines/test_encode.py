@@ -56,11 +56,9 @@ def arrays(folder: str | Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(Path(folder).glob("*.npy"))}
 
 
-def start(place: Path, *launcher: str) -> subprocess.Popen:
-    """The stage as a command of its own, on the shards of `place`."""
-    (place / "params.yaml").write_text(
-        f"{{device: cpu, threads: 1, data: {{source: webdataset, path: {place}/shards, workers: 1, encode_batch_size: 3}}}}"
-    )
+def start(place: Path, c: config.Config, *launcher: str) -> subprocess.Popen:
+    """The stage as a command of its own."""
+    (place / "params.yaml").write_text(json.dumps(config.to_dict(c)))
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, *launcher, "-m", "ufogen.pipelines.main.encode"], cwd=place, env=environment)
 
@@ -139,7 +137,7 @@ def test_without_a_cache_the_stage_says_so_and_keeps_an_older_encoding_aside(pla
 @pytest.mark.slow
 def test_killed_stage_goes_on_with_two_processes_and_gives_the_same_bytes(place):
     c = settings(place, 24)
-    process = start(place)
+    process = start(place, c)
     cards = place / "artifacts" / "checkpoints"
     while not list(cards.glob("encode-*/000*.json")):
         assert process.poll() is None
@@ -149,7 +147,7 @@ def test_killed_stage_goes_on_with_two_processes_and_gives_the_same_bytes(place)
     done = {path: path.stat().st_mtime_ns for path in cards.glob("encode-*/*.npy") if (path.parent / "00000.json").is_file()}
     finished = [path.stem for path in cards.glob("encode-*/000*.json")]
     assert 0 < len(finished) < 24 and not Path("artifacts/encoded").exists()
-    resumed = start(place, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    resumed = start(place, c, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     assert resumed.wait() == 0
     for path, written in done.items():
         if path.stem.split("-")[1] in finished:

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -88,11 +87,8 @@ def test_exported_folder_samples_in_stock_diffusers(reproduced: Path):
     assert images.shape == (2, 32, 32, 3) and np.isfinite(images).all() and images.std() > 0
 
 
-def test_second_repro_has_nothing_to_do_and_is_quick(reproduced: Path):
-    began = time.perf_counter()
-    done = command(reproduced, "dvc", "repro")
-    assert "up to date" in done.stdout
-    assert time.perf_counter() - began < 20  # 5 seconds on an idle machine
+def test_second_repro_has_nothing_to_do(reproduced: Path):
+    assert "up to date" in command(reproduced, "dvc", "repro").stdout
 
 
 def test_same_seed_gives_the_same_weights(reproduced: Path):
