@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup repro ablations test smoke lint clean
+.PHONY: help setup repro ablations test test-core test-rest smoke lint clean
 
 # The first of these that is Python 3.11 or newer and can make a virtual environment.
 PYTHON ?= $(shell for p in python3.11 python3; do \
@@ -12,7 +12,7 @@ export DVC_NO_ANALYTICS := 1
 export TOKENIZERS_PARALLELISM := false
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 8
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: .venv/.installed node_modules/.installed ## make .venv and fetch the data package
 
@@ -20,14 +20,20 @@ repro: setup ## reproduce every result that is out of date
 	@$(ENTER) .venv/bin/python -m dvc repro
 
 ablations: setup ## run the ablation study (about two hours): every arm, the table, the claims, the figures
-	@$(ENTER) .venv/bin/python -m ufogen.stages.compose $(OVERRIDES)
+	@$(ENTER) .venv/bin/python -m ufogen.compose $(OVERRIDES)
 	@$(ENTER) .venv/bin/python -m dvc repro encode
-	@$(ENTER) .venv/bin/python -m dvc repro ablations/dvc.yaml:sets
-	@$(ENTER) .venv/bin/python -m ufogen.stages.ablate_all
-	@$(ENTER) .venv/bin/python -m dvc repro ablations/dvc.yaml
+	@$(ENTER) .venv/bin/python -m dvc repro pipelines/ablations/dvc.yaml:sets
+	@$(ENTER) .venv/bin/python -m ufogen.pipelines.ablations.run_all
+	@$(ENTER) .venv/bin/python -m dvc repro pipelines/ablations/dvc.yaml
 
 test: setup ## run all tests
 	@$(PYTEST) -n 2 --dist loadfile
+
+test-core: setup ## run the quick tests of the method, its measures, its settings and the house
+	@$(PYTEST) -n 2 --dist loadfile -m core
+
+test-rest: setup ## run the tests that test-core leaves out
+	@$(PYTEST) -n 2 --dist loadfile -m "not core"
 
 smoke: setup ## run only the end-to-end tests of the pipeline
 	@$(PYTEST) -m pipeline

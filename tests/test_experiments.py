@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from ufogen import compose as compose_stage
 from ufogen import config
+from ufogen.diffusion.sampling import SOLVERS
 from ufogen.errors import UserError
-from ufogen.stages import ablate
-from ufogen.stages import compose as compose_stage
+from ufogen.schema.kinds import Solver
 
 ROOT = Path(__file__).parents[1]
 OBJECTIVES = sorted(path.stem for path in (ROOT / "experiments/objective").glob("*.yaml"))
@@ -38,13 +40,13 @@ def test_params_yaml_states_every_parameter():
 
 def test_committed_arms_are_the_compositions_of_experiments_ablation(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
-    committed = yaml.safe_load((ROOT / "ablations/arms.yaml").read_text())
+    committed = yaml.safe_load((ROOT / "pipelines/ablations/arms.yaml").read_text())
     assert committed == compose_stage.arms([])
     assert set(committed["arms"]) == {path.stem for path in (ROOT / "experiments/ablation").glob("*.yaml")}
 
 
 def test_arms_differ_from_ufogen_in_what_their_file_says_and_in_nothing_else():
-    arms = yaml.safe_load((ROOT / "ablations/arms.yaml").read_text())["arms"]
+    arms = yaml.safe_load((ROOT / "pipelines/ablations/arms.yaml").read_text())["arms"]
     for name, arm in arms.items():
         config.build(config.Objective, arm["objective"])
         config.build(config.Trainer, arm["trainer"])
@@ -64,24 +66,67 @@ def test_arms_differ_from_ufogen_in_what_their_file_says_and_in_nothing_else():
         assert found == said, name
 
 
-def test_arms_are_grouped_by_their_seeds_and_a_fourth_number_is_refused(tmp_path, monkeypatch: pytest.MonkeyPatch):
+def test_arms_are_runs_by_name_with_any_number_of_seeds(tmp_path, monkeypatch: pytest.MonkeyPatch):
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    path = tmp_path / "experiments/ablation/k_1000.yaml"
+    path.write_text(path.read_text().replace("seeds: 1", "seeds: 5"))
     monkeypatch.chdir(tmp_path)
     found = compose_stage.arms([])
-    for group, n in (("decisive", 12), ("repeated", 3), ("single", 1)):
-        assert found["seeds"][group] == list(range(n))
-        assert found["groups"][group] == [name for name, arm in found["arms"].items() if arm["seeds"] == n] != []
+    assert set(found) == {"runs", "arms"}
+    for name, arm in found["arms"].items():
+        seeds = [run["seed"] for run in found["runs"].values() if run["arm"] == name]
+        assert seeds == list(range(arm["seeds"]))
+    assert found["arms"]["k_1000"]["seeds"] == 5
+    assert all(key == f"{run['arm']}-{run['seed']}" for key, run in found["runs"].items())
+    first = [run["seed"] for run in found["runs"].values()]
+    assert first[: first.index(1)] == [0] * 4  # the arms with the most seeds, one seed after another
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("objective=nosuch", "parameter objective is 'nosuch'; allowed: author_code, ddgan, siddm, ufogen"),
+        ("profile=nosuch", "parameter profile is 'nosuch'; allowed: cpu, gpu, sd15, smoke"),
+        ("objectve=siddm", "unknown parameter objectve; allowed in the file are seed, device, "),
+        ("objective.gama=snr", "unknown parameter objective.gama; allowed in objective are parameterization, "),
+        ("pretrain.denoiser.x=3", "unknown parameter pretrain.denoiser.x; allowed in pretrain.denoiser are channels, "),
+        ("objective.gamma=nosuch", "parameter objective.gamma is 'nosuch'; allowed: snr, truncated_snr"),
+        ("trainer.updates=0", "parameter trainer.updates is 0; allowed: a whole number, 1 or greater"),
+        ("objective.step_size_max=700", "parameter objective.step_size_max is 700; allowed: 0, or a whole number, 750"),
+        ("~seed", "parameter seed is missing; allowed: a whole number, 0 or greater"),
+        ("+extra=1", "unknown parameter extra; allowed in the file are seed, "),
+        ("base=diffusers", "parameter base.path is missing; allowed: text"),
+        ("objective.gamma={", "parameters objective.gamma={ cannot be composed: no viable alternative"),
+        ("two words", "parameters two words cannot be composed: "),
+    ],
+)
+def test_what_cannot_be_composed_is_one_line_and_writes_nothing(override, message, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        compose_stage.main([override])
+    assert str(error.value).startswith(message) and "\n" not in str(error.value) and len(str(error.value)) < 500
+    assert [path.name for path in tmp_path.iterdir()] == ["experiments"]
+
+
+def test_a_value_that_an_arm_alone_makes_impossible_names_the_arm(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     path = tmp_path / "experiments/ablation/k_1000.yaml"
-    path.write_text(path.read_text().replace("seeds: 1", "seeds: 2"))
-    with pytest.raises(UserError, match=r"has the values \[2, 3, 12\]; allowed: 1 and two others"):
-        compose_stage.arms([])
+    path.write_text(path.read_text().replace("step_size: 1000", "step_size: 0"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^parameter arms\.k_1000\.objective\.step_size is 0; allowed: a whole number, 1 or"):
+        compose_stage.main([])
 
 
-def test_the_arms_identity_covers_the_code_that_its_stage_depends_on():
-    stages = yaml.safe_load((ROOT / "ablations/dvc.yaml").read_text())["stages"]
-    for stage in ("decisive", "repeated", "single"):
-        assert {dep for dep in stages[stage]["deps"] if dep.startswith("src/")} == set(ablate.CODE)
-    assert all((ROOT / path).is_file() for path in ablate.CODE)
+def test_no_experiment_asks_for_bfloat16_where_auto_would_not():
+    files = sorted((ROOT / "experiments").rglob("*.yaml"))
+    lines = [line.split("#")[0] for path in files for line in path.read_text().splitlines()]
+    asked = [line.split(":")[1].strip(" '\"") for line in lines if "precision:" in line]
+    assert len(asked) > 8 and set(asked) == {"auto", "no"}
+
+
+def test_the_solvers_of_the_schema_are_those_of_sampling():
+    assert get_args(Solver) == SOLVERS
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -138,7 +183,7 @@ PUBLISHED = {
     "objective, axes",
     [
         ("siddm", {"parameterization", "reconstruction", "coupling"}),
-        ("ddgan", {"parameterization", "reconstruction", "coupling", "critic_input"}),
+        ("ddgan", {"parameterization", "reconstruction", "coupling", "discriminator_input"}),
     ],
 )
 def test_older_methods_differ_from_ufogen_on_their_axes_and_stand_at_the_published_step_size(objective, axes):

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from tests import tiny
-from ufogen import cli
+from ufogen.app import cli
 from ufogen.base.autoencoder import decode_latents
 from ufogen.base.text import encode_text
-from ufogen.networks import Generator
-from ufogen.pipeline import export_pipeline
-from ufogen.sampling import sample_generator
+from ufogen.diffusion.networks import Generator
+from ufogen.diffusion.sampling import sample_generator
+from ufogen.inference.export import export_pipeline
 
 PROMPT, SEED = "a noun with red glasses", 3
 STRANGER = """
@@ -64,8 +64,8 @@ def test_stranger_draws_what_the_command_draws(strangers, folder, steps):
 def test_stranger_draws_what_our_sampler_draws(strangers, base, steps):
     rng = torch.Generator().manual_seed(SEED)
     noise = torch.randn(1, tiny.CHANNELS, tiny.SIZE, tiny.SIZE, generator=rng)
-    states = encode_text([PROMPT], base.text_encoder, base.tokenizer)
+    prompt_embeds = encode_text([PROMPT], base.text_encoder, base.tokenizer)
     generator = Generator(tiny.unet(seed=9), tiny.schedule(), "epsilon")
-    x_0 = sample_generator(generator, noise, states, tiny.schedule(), steps, rng)
+    x_0 = sample_generator(generator, noise, prompt_embeds, tiny.schedule(), steps, rng)
     difference = np.abs(np.asarray(strangers[steps], int) - decode_latents(x_0, base.vae)[0])
     assert difference.max() <= 1 and (difference > 0).mean() < 0.01

@@ -11,12 +11,15 @@ import pytest
 from PIL import Image
 
 from tests import tiny
-from ufogen import UFOGen, api, cli
+from ufogen import UFOGen
+from ufogen.app import cli
+from ufogen.app.demo import Page
+from ufogen.app.demo_model import Studio
+from ufogen.app.record import WIDTH
 from ufogen.base import models
-from ufogen.demo import Page
-from ufogen.demo_model import Studio
 from ufogen.files import HASHES, sha256
-from ufogen.pipeline import export_pipeline
+from ufogen.inference import api
+from ufogen.inference.export import export_pipeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*steps_offset:FutureWarning", "ignore:__array__:DeprecationWarning")
 SIDE = 2 * tiny.SIZE
@@ -95,7 +98,7 @@ def white(tmp_path) -> Path:
 def assert_picture(done: tuple[int, str]) -> None:
     status, said = done
     assert status == 0 and said.count("\n") <= 1 and (said == "" or said.startswith("note: "))
-    assert Image.open("out.png").size == (cli.WIDTH, cli.WIDTH)
+    assert Image.open("out.png").size == (WIDTH, WIDTH)
 
 
 def assert_refused(done: tuple[int, str], message: str) -> None:
@@ -116,7 +119,7 @@ def test_any_text_makes_a_picture_on_the_page(page, prompt):
     for line, grid, *_ in (
         page.redraw(False, prompt, 3, True, 1, 1, None, 0.8, False),
         page.redraw(False, prompt, 3, True, 1, 1, Image.new("RGB", (SIDE, SIDE)), 0.8, False),
-        page.draw_teacher(prompt, 3, 1),
+        page.draw_base(prompt, 3, 1),
         page.interpolate(prompt, prompt, 3, 4, 2),
     ):
         assert "error" not in line and "data:image/png" in grid
@@ -135,7 +138,7 @@ def test_any_image_makes_a_picture(run, page, tmp_path, name, kind):
     mask = tmp_path / "mask.png"
     Image.new("1", Image.open(path).size, 1).save(mask)
     assert cli.main([name, str(path), str(mask), "a noun", "--steps", "1", "-o", "out.png"]) == 0
-    assert Image.open("out.png").size == (cli.WIDTH, cli.WIDTH)
+    assert Image.open("out.png").size == (WIDTH, WIDTH)
 
 
 @pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)

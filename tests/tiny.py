@@ -17,14 +17,15 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from tests.settings import make_objective, make_trainer
 from ufogen import config
 from ufogen.base.architectures import ARCHITECTURES
 from ufogen.base.models import make_scheduler
-from ufogen.data.encoded import EncodedBatch
-from ufogen.networks import make_networks
-from ufogen.objectives.diffusion_gan import DiffusionGAN
-from ufogen.schedule import Schedule
+from ufogen.diffusion.batch import EncodedBatch
+from ufogen.diffusion.networks import make_networks
+from ufogen.diffusion.schedule import Schedule
 from ufogen.training.lora import add_lora
+from ufogen.training.trainer import AdversarialTrainer
 
 CHANNELS, SIZE, TOKENS, WIDTH = 4, 8, 8, 16
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a noun with red glasses and the head".split()
@@ -58,27 +59,30 @@ def latents(n: int, seed: int = 0) -> torch.Tensor:
     return normal(n, CHANNELS, SIZE, SIZE, seed=seed)
 
 
-def states(n: int, seed: int = 1) -> torch.Tensor:
+def prompt_embeds(n: int, seed: int = 1) -> torch.Tensor:
     return normal(n, TOKENS, WIDTH, seed=seed)
 
 
 def batch(step: int, n: int = 4) -> EncodedBatch:
     """The encoded batch of an update: a pure function of its number, as `Encoded` is."""
-    return EncodedBatch(latents(n, seed=2 * step).half(), states(n, seed=2 * step + 1).half())
+    return EncodedBatch(latents(n, seed=2 * step).half(), prompt_embeds(n, seed=2 * step + 1).half())
 
 
 def trainer(**changes) -> config.Trainer:
     defaults = {"updates": 4, "batch_size": 4, "warmup": 0, "generator_learning_rate": 1e-3, "decay": "constant"}
-    return config.Trainer(**defaults | {"discriminator_learning_rate": 1e-3, "ema_decay": 0.5} | changes)
+    return make_trainer(**defaults | {"discriminator_learning_rate": 1e-3, "ema_decay": 0.5} | changes)
 
 
-def task(objective: config.Objective | None = None, seed: int = 0, lora: tuple[int, int] = (0, 0), **changes) -> DiffusionGAN:
+def task(
+    objective: config.Objective | None = None, seed: int = 0, lora: tuple[int, int] = (0, 0), **changes
+) -> AdversarialTrainer:
     """A diffusion-GAN on tiny networks, with adapters of the ranks `lora`; `changes` go to the trainer's settings."""
+    objective = objective or make_objective()
     generator, discriminator = make_networks(unet(seed), schedule(), "epsilon", objective)
     for network, rank in zip((generator, discriminator), lora, strict=True):
         if rank:
             add_lora(network, rank)
-    return DiffusionGAN(generator, discriminator, schedule(), objective or config.Objective(), trainer(**changes))
+    return AdversarialTrainer(generator, discriminator, schedule(), objective, trainer(**changes))
 
 
 def pipeline(seed: int = 0) -> StableDiffusionPipeline:

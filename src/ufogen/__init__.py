@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ufogen.api import UFOGen
+    from ufogen.inference.api import UFOGen
 
 __all__ = ["UFOGen"]
 
 
 def __getattr__(name: str):
     if name == "UFOGen":  # torch and diffusers take seconds to import
-        from ufogen.api import UFOGen
+        from ufogen.inference.api import UFOGen
 
         return UFOGen
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

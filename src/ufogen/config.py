@@ -1,324 +1,49 @@
-"""Every parameter, typed. Stages read `params.yaml` through `load`; an unknown key or a bad value is an error that
-names the key, the value and what is allowed. `experiments/` composes to the same tree."""
+"""Read parameters: `params.yaml` through `load`, any tree through `build`. What is wrong with one is said in a line that
+names the key, the value and what is allowed. The sections are those of schema/."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from ufogen.errors import UserError
-from ufogen.laboratory.settings import Laboratory
+from ufogen.schema import Config as Config  # what other modules know as config.Config, and so on
+from ufogen.schema.chain import Base as Base
+from ufogen.schema.chain import Data as Data
+from ufogen.schema.chain import Evaluation as Evaluation
+from ufogen.schema.chain import Objective as Objective
+from ufogen.schema.chain import Sampler as Sampler
+from ufogen.schema.chain import Trainer as Trainer
+from ufogen.schema.kinds import CocoSplit as CocoSplit
+from ufogen.schema.kinds import Heads as Heads
+from ufogen.schema.kinds import Refused as Refused
+from ufogen.schema.kinds import ResizeFilter as ResizeFilter
+from ufogen.schema.pretrain import Autoencoder as Autoencoder
+from ufogen.schema.pretrain import AutoencoderRound as AutoencoderRound
+from ufogen.schema.pretrain import Decoder as Decoder
+from ufogen.schema.pretrain import Denoiser as Denoiser
+from ufogen.schema.pretrain import DenoiserRound as DenoiserRound
+from ufogen.schema.pretrain import Pretrain as Pretrain
+from ufogen.schema.studies import Ablations as Ablations
+from ufogen.schema.studies import Applications as Applications
+from ufogen.schema.studies import Coco as Coco
+from ufogen.schema.studies import CocoSize as CocoSize
+from ufogen.schema.studies import ControlTraining as ControlTraining
+from ufogen.schema.studies import Toy as Toy
+from ufogen.schema.studies import ToyMethod as ToyMethod
 
 T = TypeVar("T")
-Count = Annotated[int, "at least 1"]
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["no", "bf16", "fp16"]
-ResizeFilter = Literal["box", "bilinear", "bicubic", "lanczos"]  # Pillow's, with antialiasing
-Heads = Literal["output", "both"]
-Captions = Literal["short", "any"]  # name one or two attributes, or between one and five (data/captions.py)
-Optimizer = Literal["adam", "muon"]
-CocoSplit = Literal["train2014", "val2014", "train2017", "val2017"]
-
-
-@dataclass
-class Data:
-    """Image-caption pairs: Nouns rendered by seed, LAION-style tar shards for training, or COCO for evaluation."""
-
-    source: Literal["nouns", "webdataset", "coco"] = "nouns"
-    train_size: Count = 16384  # Nouns: image-caption pairs that are encoded once
-    evaluation_size: Count = 1000  # prompts, as many samples and as many reference images
-    node_modules: str = "node_modules"
-    path: str = ""  # the folder of the shards (*.tar), or of COCO (annotations/ and the split's images)
-    split: CocoSplit = "val2014"
-    cache: bool = True  # shards: encode once to the disk, or in each batch anew
-    resolution: int = 0  # pixels a side; 0: what the base was made for
-    resize_filter: ResizeFilter = "lanczos"
-    crop: Literal["center", "random"] = "center"  # random: drawn once for each image
-    minimum_side: int = 0  # pixels of the shorter side; smaller images are left out
-    maximum_aspect_ratio: float = 0.0  # longer side by shorter; 0: any
-    minimum_score: float = 0.0  # 0: any; above it, pairs without a score are left out too
-    score_key: str = "AESTHETIC_SCORE"  # in the pair's .json
-    encode_batch_size: Count = 32  # shards: pairs that autoencoder and text encoder see at once
-    encode_precision: Precision = "no"
-    workers: Count = 4  # threads of each process that read and decode images
-
-
-@dataclass
-class AutoencoderRound:
-    """A round of training that continues the one before: warm-up, then a cosine decay to nothing."""
-
-    updates: Count = 7000
-    learning_rate: float = 1.5e-3
-    kl_weight: float = 3e-4
-    absolute_error: bool = True  # beside the squared one; low-contrast detail weighs more in it
-    latent_noise: float = 0.0  # scale of the noise on the decoder's input, in units of the latents' standard deviation
-    optimizer: Optimizer = "adam"
-
-
-@dataclass
-class Autoencoder:
-    """Architecture and training of the AutoencoderKL (factor 4)."""
-
-    channels: list[Count] = field(default_factory=lambda: [16, 32, 64])
-    latent_channels: Count = 4
-    rounds: list[AutoencoderRound] = field(default_factory=lambda: [AutoencoderRound()])
-    batch_size: Count = 8
-    warmup: int = 200
-    ema_decay: float = 0.0  # 0: the last weights are the result
-    precision: Precision = "bf16"
-
-
-@dataclass
-class Decoder:
-    """Training of the decoder alone, on noisy latents and against a patch discriminator; the encoder stays."""
-
-    updates: Count = 10000
-    learning_rate: float = 1e-3
-    batch_size: Count = 16
-    warmup: int = 100
-    latent_noise: float = 0.4  # scale of its standard deviation, which is drawn for each item
-    adversarial_weight: float = 0.1
-    adversarial_warmup: int = 500  # updates over which the weight rises from nothing
-    discriminator_learning_rate: float = 5e-4
-    discriminator_channels: Count = 32
-    r1_weight: float = 1.0
-    r1_interval: Count = 8
-    ema_decay: float = 0.995
-
-
-@dataclass
-class DenoiserRound:
-    """A round of training that continues the one before: warm-up, then a cosine decay to nothing."""
-
-    updates: Count = 5120
-    learning_rate: float = 8e-4
-    batch_size: Count = 32  # over all processes
-    prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
-    autoencoder_round: int = 0  # whose latents it learns, counted from 0
-    decay: Literal["cosine", "constant"] = "cosine"  # constant: can be continued; the last stretch is to decay
-    optimizer: Optimizer = "adam"
-
-
-@dataclass
-class Denoiser:
-    """Architecture and training of the UNet2DConditionModel."""
-
-    channels: list[Count] = field(default_factory=lambda: [64, 128, 128])
-    attention: Literal["upper", "lower"] = "upper"  # at every level but the lowest, or but the highest, which is the dearest
-    heads: Count = 4
-    captions: Captions = "short"
-    max_length: Count = 18  # tokens of a caption
-    caption_dropout: float = 0.1
-    rounds: list[DenoiserRound] = field(default_factory=lambda: [DenoiserRound()])
-    warmup: int = 300
-    ema_decay: float = 0.999
-    precision: Precision = "bf16"
-    compile: bool = False
-    chunk_size: Count = 32768  # captions that are encoded together ...
-    images_per_caption: Count = 1  # ... with this many fresh images that fit it; one a pass ...
-    passes: Count = 5  # ... over the captions, before the next chunk
-    checkpoint_every: Count = 500
-    curve_every: int = 0  # updates between measurements of what it draws, each with a snapshot; 0: none
-    resume: str = ""  # folder of a snapshot to continue from
-
-
-@dataclass
-class Pretrain:
-    """The recipe of the released base."""
-
-    autoencoder: Autoencoder = field(default_factory=Autoencoder)
-    denoiser: Denoiser = field(default_factory=Denoiser)
-    decoder: Decoder = field(default_factory=Decoder)
-
-
-@dataclass
-class Base:
-    """Where the pretrained model comes from."""
-
-    source: Literal["released", "pretrained", "diffusers", "sd15", "sd21", "sdxl"] = "released"
-    path: str = "models/nouns-sd"  # a folder; of Stable Diffusion also a hub id or a single .safetensors file
-    config: str = ""  # of a single file: folder or hub id with its configuration; empty is the family's own hub id
-    allow_pickle: bool = False  # read .bin weights, which can run code when opened
-    tracked: str = "models/nouns-sd"  # file or folder whose change makes `dvc repro` initialize again
-
-
-@dataclass
-class Objective:
-    """A point in the space of diffusion-GANs (objectives/diffusion_gan.py)."""
-
-    parameterization: Literal["forward", "posterior"] = "forward"
-    critic_input: Literal["marginal", "joint"] = "marginal"  # D sees x_s, or x_s and x_t
-    reconstruction: Literal["x_0", "x_s", "forward_kl", "none"] = "x_0"
-    gamma: Literal["snr", "truncated_snr", "min_snr", "kl", "constant"] = "snr"
-    reconstruction_weight: float = 1.0  # lambda_KL
-    coupling: Literal["independent", "chained"] = "independent"
-    step_size: Count = 250  # k: s = t - k
-    step_size_max: int = 0  # above step_size: k is drawn from step_size ... step_size_max for each item
-    timesteps: Literal["grid", "uniform"] = "grid"
-    minimum_timestep: int = 0  # t is drawn at or above it
-    last_timestep_share: float = 0.0  # share of draws moved to t = T - 1, where one-step sampling starts
-    adversarial: Literal["nonsaturating", "clamped_bce", "hinge"] = "nonsaturating"
-    r1_weight: float = 1.0  # 0 turns R1 off
-    r2_weight: float = 0.0  # the same penalty on generated samples (Mescheder et al. 2018); not the paper's
-    r1_interval: Count = 16  # updates of D from one penalised to the next, R2 with R1
-    r1_variable: Literal["x_s", "x_0"] = "x_s"  # what the gradient is taken in: the discriminator's input or clean data
-    mismatched_share: float = 0.0  # of D's fakes that are real samples under another item's caption; not the paper's
-    generator_init: Literal["base", "scratch"] = "base"
-    discriminator_init: Literal["base", "scratch"] = "base"
-    discriminator_heads: Heads = "output"  # both: D decides at its bottleneck too; not the paper's
-
-
-@dataclass
-class Trainer:
-    """The optimisation of generator and discriminator."""
-
-    updates: Count = 700
-    batch_size: Count = 16  # of each process and micro-batch
-    accumulation: Count = 1  # micro-batches of an update
-    optimizer: Literal["adam", "adam8bit"] = "adam"  # adam8bit is that of bitsandbytes
-    generator_lora_rank: int = 0  # 0 trains all weights
-    discriminator_lora_rank: int = 0
-    generator_learning_rate: float = 5e-5
-    discriminator_learning_rate: float = 3e-4
-    generator_interval: Count = 1  # G is updated at every n-th update, ...
-    discriminator_interval: Count = 1  # ... D at every n-th
-    beta1: float = 0.0
-    beta2: float = 0.999
-    warmup: int = 20
-    decay: Literal["constant", "cosine"] = "cosine"
-    gradient_clip: float = 1.0
-    ema_decay: float = 0.99
-    ema_device: Literal["accelerator", "cpu"] = "accelerator"  # where the average rests between updates
-    checkpoint_every: Count = 100
-    log_every: Count = 10
-    sample_every: Count = 100
-    validate_every: Count = 100
-    validation_size: Count = 400  # prompts, and twice as many reference images
-    keep: Literal["last", "best"] = "best"  # the averaged generator of the last update, or of the lowest validation KID
-    precision: Precision = "no"
-    compile: bool = False  # the U-Nets' repeated blocks
-    gradient_checkpointing: bool = False  # activations are made again in the backward pass
-    # what is divided over the processes: gradients, optimizer state and average (zero2), the weights too (full), or nothing
-    sharding: Literal["none", "zero2", "full"] = "none"
-
-
-@dataclass
-class Sampler:
-    """What is sampled for the comparison."""
-
-    ufogen_steps: list[Count] = field(default_factory=lambda: [1, 2, 4])
-    teacher_solvers: list[str] = field(default_factory=lambda: ["ddim", "dpm++"])
-    teacher_steps: list[Count] = field(default_factory=lambda: [1, 2, 4, 8, 25])
-    guidance: float = 2.0
-    batch_size: Count = 50
-    precision: Precision = "bf16"  # of every network of both models; `no` where the processor has no bfloat16
-    grid_prompts: Count = 8
-
-
-@dataclass
-class Evaluation:
-    """How the samples are measured."""
-
-    kid_subset_size: Count = 500
-    kid_subsets: Count = 100
-    neighborhood: Count = 3
-    latency_batch_size: Count = 16
-    latency_repeats: Count = 11
-
-
-@dataclass
-class Ablations:
-    """The ablation study: shorter runs than the main chain's, so that many arms fit into an afternoon of two cores."""
-
-    arm: str = "ufogen"  # a file of experiments/ablation
-    updates: Count = 200  # of every arm
-    steps: list[Count] = field(default_factory=lambda: [1, 2, 4])  # of sampling
-    evaluation_size: Count = 400  # prompts of the evaluation set
-    curve_size: Count = 150  # prompts of the validation set, for quality against updates ...
-    curve_every: Count = 50  # ... measured this often
-    pictures: Count = 8  # kept of each arm
-    laboratory_seeds: Count = 16  # of each of the claims' arms in two dimensions
-
-
-@dataclass
-class CocoSize:
-    """Prompts of a split, and samples of each method; the published numbers are of these."""
-
-    val2017: Count = 5000
-    val2014: Count = 30000
-
-
-@dataclass
-class Coco:
-    """The paper's zero-shot evaluation (coco/dvc.yaml)."""
-
-    folder: str = "datasets/coco"  # annotations/captions_SPLIT.json, and the images in SPLIT
-    split: Literal["val2017", "val2014"] = "val2017"  # the stages of coco/dvc.yaml set it
-    size: CocoSize = field(default_factory=CocoSize)
-    base: str = "artifacts/base"  # any Stable Diffusion folder: text encoder, autoencoder, and the teacher
-    generator: str = "artifacts/ufogen"  # any folder whose `unet` is a generator trained from that base
-    methods: list[str] = field(default_factory=lambda: ["ufogen", "dpm++"])  # ufogen, and the teacher's ddim and dpm++
-    ufogen_steps: list[Count] = field(default_factory=lambda: [1, 2, 4])
-    teacher_steps: list[Count] = field(default_factory=lambda: [8, 25])
-    guidance: float = 3.0  # of the teacher
-    batch_size: Count = 16  # samples of a shard, and images at a time in the metrics
-    precision: Precision = "no"  # an epsilon network's rounding error counts 14.6 times at t = T
-    inception_weights: str = ""  # a file; empty: torch-fidelity's own, downloaded once
-    clip: list[str] = field(  # folders in transformers' layout, or names on the hub
-        default_factory=lambda: ["laion/CLIP-ViT-g-14-laion2B-s12B-b42K", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"]
-    )
-
-
-@dataclass
-class ControlTraining:
-    """How long a control network is trained."""
-
-    updates: Count = 1000
-    learning_rate: float = 1e-3
-
-
-@dataclass
-class Applications:
-    """Control by edges and image-to-image (applications/dvc.yaml)."""
-
-    controlnet: ControlTraining = field(default_factory=ControlTraining)
-    adapter: ControlTraining = field(default_factory=ControlTraining)
-    batch_size: Count = 32
-    warmup: int = 50
-    timesteps: Literal["uniform", "cubic"] = "cubic"  # cubic draws the late ones more often, as T2I-Adapter does
-    caption_dropout: float = 0.1
-    precision: Precision = "no"
-    checkpoint_every: Count = 100
-    log_every: Count = 10
-    scale: float = 1.0  # what the control networks add is multiplied by it when sampling
-    teacher_steps: Count = 25  # of DDIM
-    samples: Count = 500  # images measured
-    strengths: Count = 10  # of image-to-image: 1 / strengths ... 1
-
-
-@dataclass
-class Config:
-    """The whole of params.yaml."""
-
-    seed: int = 0
-    device: Device = "auto"
-    threads: Count = 2  # of torch on the CPU; results are bytewise the same only for the same number
-    processes: Count = 2  # that train side by side; small networks gain more from them than from threads
-    data: Data = field(default_factory=Data)
-    base: Base = field(default_factory=Base)
-    pretrain: Pretrain = field(default_factory=Pretrain)
-    objective: Objective = field(default_factory=Objective)
-    trainer: Trainer = field(default_factory=Trainer)
-    sampler: Sampler = field(default_factory=Sampler)
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    applications: Applications = field(default_factory=Applications)
-    laboratory: Laboratory = field(default_factory=Laboratory)
-    ablations: Ablations = field(default_factory=Ablations)
-    coco: Coco = field(default_factory=Coco)
+SAID_FIRST = {
+    "unexpected_keyword_argument": 0,
+    "invalid_key": 0,
+    "missing": 2,
+}  # a mistyped key is unknown, and the right one is missing
 
 
 def load(path: str | Path = "params.yaml", overrides: list[str] | None = None) -> Config:
@@ -339,51 +64,103 @@ def to_dict(settings: Any) -> dict:
 
 
 def build(kind: type[T], tree: Any, prefix: str = "") -> T:
-    """An instance of the dataclass `kind` from a nested dictionary; absent keys take their defaults.
+    """An instance of the section `kind` from a nested dictionary, which has to name every key.
 
-    Raises `UserError` that names the key, the value and what is allowed.
+    Raises `UserError` that names the key after `prefix`, the value and what is allowed.
     """
-    if not isinstance(tree, dict):
-        raise UserError(f"parameter {prefix.rstrip('.')} is {tree!r}, allowed is a section of keys")
-    hints = get_type_hints(kind, include_extras=True)
-    values = {}
-    for key, value in tree.items():
-        if key not in hints:
-            allowed = ", ".join(f.name for f in fields(kind))
-            place = prefix.rstrip(".") or "the file"
-            raise UserError(f"unknown parameter {prefix}{key}; allowed in {place} are {allowed}")
-        hint, name = hints[key], prefix + str(key)
-        values[key] = build(hint, value, name + ".") if is_dataclass(hint) else _check(hint, value, name)
-    return kind(**values)
+    try:
+        return TypeAdapter(kind).validate_python(tree)
+    except ValidationError as error:
+        first = min(error.errors(include_url=False), key=lambda found: SAID_FIRST.get(found["type"], 1))
+        raise UserError(_line(kind, first, prefix)) from error
 
 
-def _check(hint: Any, value: Any, name: str) -> Any:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        value = "no" if value is False and "no" in arguments else value  # YAML reads a bare no as false
-        if value in arguments and not isinstance(value, bool):
-            return value
-        allowed = ", ".join(map(str, arguments))
-    elif origin is list:
-        if isinstance(value, list) and value:
-            if is_dataclass(arguments[0]):
-                return [build(arguments[0], item, f"{name}[{i}].") for i, item in enumerate(value)]
-            return [_check(arguments[0], item, f"{name}[{i}]") for i, item in enumerate(value)]
-        if is_dataclass(arguments[0]):
-            allowed = "a list of sections"
-        else:
-            allowed = "a list of names" if arguments[0] is str else "a list of whole numbers, 1 or greater"
-    elif hint is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf:
-            return float(value)
-        allowed = "a number, 0 or greater"
-    elif hint in (int, Count):
-        least = 1 if hint == Count else 0
-        if isinstance(value, int) and not isinstance(value, bool) and value >= least:
-            return value
-        allowed = f"a whole number, {least} or greater"
-    elif isinstance(value, hint):
-        return value
-    else:
-        allowed = {bool: "true or false", str: "text"}[hint]
-    raise UserError(f"parameter {name} is {value!r}; allowed: {allowed}")
+def check_timesteps(objective: Objective, timesteps: int) -> None:
+    """Raise `UserError` where the step sizes or the lowest timestep do not fit a schedule of T = `timesteps`."""
+    o = objective
+    for key, value, fits, allowed in (
+        ("step_size", o.step_size, o.step_size <= timesteps, f"1 ... {timesteps}"),
+        ("step_size_max", o.step_size_max, o.step_size_max <= timesteps, f"0, {o.step_size} ... {timesteps}"),
+        ("minimum_timestep", o.minimum_timestep, o.minimum_timestep < timesteps, f"0 ... {timesteps - 1}"),
+    ):
+        if not fits:
+            raise UserError(f"parameter objective.{key} is {value}; allowed: {allowed}")
+
+
+def allowed_at(kind: type, place: Sequence[str | int]) -> str:
+    """What a value at a place within a section may be, in words: keys, and numbers within lists."""
+    return allowed(hint_of(kind, place))
+
+
+def allowed(hint: Any) -> str:
+    """What a value of this type may be, in words."""
+    bare, bounds = _bare(hint), _bounds(hint)
+    if is_dataclass(bare):
+        return "a section of keys"
+    if get_origin(bare) is Literal:
+        return ", ".join(map(str, get_args(bare)))
+    if get_origin(bare) is list:
+        of = get_args(bare)[0]
+        if get_origin(_bare(of)) is Literal:
+            return f"a list with any of {allowed(of)}"
+        return (
+            "a list of sections"
+            if is_dataclass(of)
+            else f"a list of {allowed(of).removeprefix('a ').replace('number', 'numbers')}"
+        )
+    if bare in (int, float):
+        return ("a whole number, " if bare is int else "a number, ") + bounds
+    return {bool: "true or false", str: "text"}[bare]
+
+
+def hint_of(kind: type, place: Sequence[str | int]) -> Any:
+    """The type that stands at a place within a section."""
+    for part in place:
+        kind = get_type_hints(kind, include_extras=True)[part] if is_dataclass(kind) else get_args(_bare(kind))[0]
+    return kind
+
+
+def unknown(kind: type, place: Sequence[str | int], prefix: str = "") -> str:
+    """The line that refuses a place within a section: its first key that is not there, and those that are."""
+    for n, part in enumerate(place):
+        section = hint_of(kind, place[:n])
+        known = [field.name for field in fields(section)] if is_dataclass(section) else []
+        if known and part not in known:
+            name = _name(prefix, place[:n]).rstrip(".")
+            return f"unknown parameter {name}{name and '.'}{part}; allowed in {name or 'the file'} are {', '.join(known)}"
+    return f"unknown parameter {_name(prefix, place)}"
+
+
+def _line(kind: type, found: dict, prefix: str) -> str:
+    """One of pydantic's complaints."""
+    place, refused = found["loc"], found.get("ctx", {}).get("error")
+    if SAID_FIRST.get(found["type"]) == 0:
+        return unknown(kind, place, prefix)
+    name = _name(prefix, place)
+    if isinstance(refused, Refused):
+        key = f"{name}.{refused.key}" if place else prefix + refused.key
+        return f"parameter {key} is {refused.value!r}; allowed: {refused.allowed}"
+    if found["type"] == "missing":
+        return f"parameter {name} is missing; allowed: {allowed_at(kind, place)}"
+    return f"parameter {name.rstrip('.') or 'file'} is {found['input']!r}; allowed: {allowed_at(kind, place)}"
+
+
+def _name(prefix: str, place: Sequence[str | int]) -> str:
+    """`sampler.ufogen_steps[1]`."""
+    return prefix + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+
+
+def _bare(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def _bounds(hint: Any) -> str:
+    """Of a number: `1 or greater`, `0 ... 1`, `0 or greater, below 1`."""
+    found: dict[str, Any] = {}
+    for field in getattr(hint, "__metadata__", ()):
+        if isinstance(field, FieldInfo):
+            for bound in field.metadata:
+                found |= {key: getattr(bound, key) for key in ("ge", "le", "lt") if hasattr(bound, key)}
+    if "le" in found:
+        return f"{found['ge']} ... {found['le']}"
+    return f"{found.get('ge')} or greater" + (f", below {found['lt']}" if "lt" in found else "")

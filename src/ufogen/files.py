@@ -1,20 +1,20 @@
-"""Outputs that are whole or absent, the hash of a model's weights, and why a disk took nothing. Only the standard library."""
+"""Where outputs go, whole or not at all; the hash of a model's weights; why a disk took nothing. Only the standard library."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
 import hashlib
-import io
 import json
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
+ARTIFACTS = Path("artifacts")  # not in git
+RESULTS = Path("paper/results")  # in git
 WEIGHTS = (".safetensors", ".bin")
 HASHES = "sha256.json"  # {path: hash} of a released folder's weights
 
@@ -29,15 +29,6 @@ def write_whole(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
-
-
-def csv_text(columns: Sequence[str], rows: Iterable[dict]) -> str:
-    """A table as CSV with a heading; what a row lacks stays empty. Raises ValueError for a value in no column."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline, T2IAdapter
 
 from tests import tiny
+from tests.settings import configured
 from ufogen import config
 from ufogen.applications.control import (
     KINDS,
@@ -21,11 +22,11 @@ from ufogen.applications.control import (
     timesteps,
 )
 from ufogen.applications.edges import edge_map, to_condition, to_images
+from ufogen.diffusion.networks import Generator
+from ufogen.diffusion.sampling import sample_base, sample_generator
 from ufogen.errors import UserError
-from ufogen.networks import Generator
-from ufogen.pipeline import export_pipeline
+from ufogen.inference.export import export_pipeline
 from ufogen.randomness import Draws
-from ufogen.sampling import sample_generator, sample_teacher
 from ufogen.training.loop import fit, make_accelerator
 
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*steps_offset:FutureWarning", "ignore:__array__:DeprecationWarning")
@@ -56,7 +57,7 @@ def control(kind: str, seed: int = 1, trained: bool = False) -> torch.nn.Module:
 
 
 def task(kind: str, seed: int = 1, **changes) -> ControlTask:
-    settings = config.Applications(**{"warmup": 0, "timesteps": "cubic"} | changes)
+    settings = configured(applications={"warmup": 0, "timesteps": "cubic"} | changes).applications
     training = config.ControlTraining(updates=RUN["updates"], learning_rate=3e-3)
     return ControlTask(
         control(kind, seed), tiny.unet(), settings, training, tiny.schedule(), "epsilon", torch.zeros(tiny.TOKENS, tiny.WIDTH)
@@ -65,7 +66,7 @@ def task(kind: str, seed: int = 1, **changes) -> ControlTask:
 
 def batch(step: int) -> ControlBatch:
     encoded = tiny.batch(step)
-    return ControlBatch(encoded.latents, encoded.states, edge_map(images(len(encoded.latents), step)))
+    return ControlBatch(encoded.latents, encoded.prompt_embeds, edge_map(images(len(encoded.latents), step)))
 
 
 def train(task: ControlTask, folder, batches=batch, **changes) -> list[float]:
@@ -79,24 +80,24 @@ def train(task: ControlTask, folder, batches=batch, **changes) -> list[float]:
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_new_controlnet_leaves_the_generators_output_bit_equal(prediction_type):
-    unet, x_t, states, t = tiny.unet(), tiny.latents(3), tiny.states(3), torch.tensor([999, 500, 0])
+    unet, x_t, prompt_embeds, t = tiny.unet(), tiny.latents(3), tiny.prompt_embeds(3), torch.tensor([999, 500, 0])
     with torch.no_grad():
-        expected = Generator(unet, tiny.schedule(), prediction_type)(x_t, t, states)
+        expected = Generator(unet, tiny.schedule(), prediction_type)(x_t, t, prompt_embeds)
         controlled = ControlledUNet(unet, control("controlnet"), condition(3))
-        found = Generator(controlled, tiny.schedule(), prediction_type)(x_t, t, states)
+        found = Generator(controlled, tiny.schedule(), prediction_type)(x_t, t, prompt_embeds)
     assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_trained_control_steers_in_proportion_to_its_scale(kind):
-    unet, network, x_t, states = tiny.unet(), control(kind, trained=True), tiny.latents(2), tiny.states(2)
+    unet, network, x_t, prompt_embeds = tiny.unet(), control(kind, trained=True), tiny.latents(2), tiny.prompt_embeds(2)
 
     def output(scale: float, seed: int = 0) -> torch.Tensor:
         with torch.no_grad():
-            return ControlledUNet(unet, network, condition(2, seed), scale)(x_t, torch.tensor([999, 1]), states)[0]
+            return ControlledUNet(unet, network, condition(2, seed), scale)(x_t, torch.tensor([999, 1]), prompt_embeds)[0]
 
     with torch.no_grad():
-        plain = unet(x_t, torch.tensor([999, 1]), encoder_hidden_states=states).sample
+        plain = unet(x_t, torch.tensor([999, 1]), encoder_hidden_states=prompt_embeds).sample
     assert torch.equal(output(0.0), plain)
     assert (output(0.5) - plain).norm() < (output(1.0) - plain).norm()
     assert not torch.allclose(output(1.0), output(1.0, seed=5), atol=1e-4)
@@ -106,11 +107,11 @@ def test_trained_control_steers_in_proportion_to_its_scale(kind):
 def test_each_image_of_a_guided_batch_has_its_own_edges(kind):
     """Guidance doubles the batch; a picture drawn alone is the picture drawn beside others."""
     unet, network, scheduler = tiny.unet(), control(kind, trained=True), tiny.pipeline().scheduler.config
-    noise, states, edges = tiny.latents(2), tiny.states(2), condition(2)
+    noise, prompt_embeds, edges = tiny.latents(2), tiny.prompt_embeds(2), condition(2)
 
     def draw(part: slice) -> torch.Tensor:
         controlled = ControlledUNet(unet, network, edges[part])
-        return sample_teacher(controlled, noise[part], states[part], torch.zeros_like(states[0]), scheduler, 3, 2.0)
+        return sample_base(controlled, noise[part], prompt_embeds[part], torch.zeros_like(prompt_embeds[0]), scheduler, 3, 2.0)
 
     together = draw(slice(0, 2))
     for i in range(2):
@@ -157,15 +158,15 @@ def test_stock_diffusers_samples_the_exported_folder_as_we_do(tmp_path):
         requires_safety_checker=False,
     )
     stock.set_progress_bar_config(disable=True)
-    noise, states, edges = tiny.latents(2, seed=3), tiny.states(2), edge_map(images(2))
+    noise, prompt_embeds, edges = tiny.latents(2, seed=3), tiny.prompt_embeds(2), edge_map(images(2))
     expected = stock(
-        prompt_embeds=states, image=to_condition(edges), latents=noise, num_inference_steps=1, guidance_scale=0,
+        prompt_embeds=prompt_embeds, image=to_condition(edges), latents=noise, num_inference_steps=1, guidance_scale=0,
         output_type="latent", height=SIDE, width=SIDE,
     ).images  # fmt: skip
     generator = Generator(ControlledUNet(unet, network, to_condition(edges)), tiny.schedule(), "epsilon")
-    found = sample_generator(generator, noise, states, tiny.schedule())
+    found = sample_generator(generator, noise, prompt_embeds, tiny.schedule())
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    uncontrolled = sample_generator(Generator(unet, tiny.schedule(), "epsilon"), noise, states, tiny.schedule())
+    uncontrolled = sample_generator(Generator(unet, tiny.schedule(), "epsilon"), noise, prompt_embeds, tiny.schedule())
     assert (found - uncontrolled).abs().max() > 0.1
     assert to_images(edges).shape == (2, SIDE, SIDE, 3)
 
@@ -201,7 +202,7 @@ def test_edges_belong_to_the_pairs_of_their_batch(tmp_path):
     n = 12
     latents = np.arange(n, dtype=np.float16)[:, None, None, None].repeat(4, 1)
     np.save(tmp_path / "latents.npy", latents)
-    np.save(tmp_path / "states.npy", np.zeros((n, 2, 2), np.float16))
+    np.save(tmp_path / "prompt_embeds.npy", np.zeros((n, 2, 2), np.float16))
     (tmp_path / "card.json").write_text(json.dumps({"n": n}))
     pictures = images(n)
     data = EncodedWithEdges(tmp_path, pictures, batch_size=4, seed=0)

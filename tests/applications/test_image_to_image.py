@@ -10,8 +10,8 @@ from ufogen import UFOGen
 from ufogen.applications.image_to_image import edit_latents, feature_distance, mean_squared_error, strength_timestep
 from ufogen.base.autoencoder import decode_latents, encode_images
 from ufogen.base.text import encode_text
-from ufogen.networks import Generator
-from ufogen.schedule import CLEAN
+from ufogen.diffusion.networks import Generator
+from ufogen.diffusion.schedule import CLEAN
 
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*steps_offset:FutureWarning", "ignore:__array__:DeprecationWarning")
 
@@ -23,9 +23,9 @@ def test_edit_is_that_of_the_api(strength):
     source = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
     expected = np.asarray(model.edit(Image.fromarray(source[0]), "a noun", strength, seed=3)[0], int)
     generator = Generator(pipeline.unet, tiny.schedule(), "epsilon")
-    states = encode_text(["a noun"], pipeline.text_encoder, pipeline.tokenizer)
+    prompt_embeds = encode_text(["a noun"], pipeline.text_encoder, pipeline.tokenizer)
     noise = torch.randn(1, tiny.CHANNELS, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(3))
-    latents = edit_latents(generator, encode_images(source, pipeline.vae), noise, states, tiny.schedule(), strength)
+    latents = edit_latents(generator, encode_images(source, pipeline.vae), noise, prompt_embeds, tiny.schedule(), strength)
     assert np.abs(decode_latents(latents, pipeline.vae)[0] - expected).max() <= 1
 
 

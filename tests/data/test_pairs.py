@@ -5,7 +5,7 @@ import pytest
 
 from ufogen.data import pairs as module
 from ufogen.data.nouns import KINDS
-from ufogen.data.pairs import Pairs, heldout_pairs, make_pairs, redrawn
+from ufogen.data.pairs import Pairs, heldout_pairs, make_pairs, read_pairs, redrawn, write_pairs
 
 
 def equal(a: Pairs, b: Pairs) -> bool:
@@ -53,6 +53,16 @@ def test_heldout_pairs_name_head_and_glasses_and_at_most_one_thing_more(nouns):
     assert nouns.heldout_pairs[pairs.parts[:, 3], pairs.parts[:, 4]].all()
     assert pairs.mentioned[:, [KINDS.index("head"), KINDS.index("glasses")]].all()
     assert set(pairs.mentioned.sum(axis=1).tolist()) == {2, 3}
+
+
+def test_a_set_is_read_as_it_was_written_and_a_part_of_it_is_its_rows(nouns, tmp_path):
+    pairs = make_pairs(nouns, 5, 0, "train")
+    write_pairs(tmp_path / "set", pairs)
+    read = read_pairs(tmp_path / "set")
+    assert equal(read, pairs) and len(read) == 5
+    part = read[1:3]
+    assert len(part) == 2 and part.captions == pairs.captions[1:3]
+    assert all((getattr(part, name) == getattr(pairs, name)[1:3]).all() for name in ("images", "parts", "mentioned"))
 
 
 def test_redrawn_characters_fit_the_captions_and_show_no_heldout_pair(nouns, rng):

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.settings import make_data
 from tests.shard_files import Pair, write_shard
-from ufogen import config
 from ufogen.data.shards import Shards, open_shards
 from ufogen.errors import UserError
 
 
 def opened(tmp_path, **settings) -> Shards:
-    return open_shards(config.Data(source="webdataset", path=str(tmp_path), **settings), tmp_path / "index")
+    return open_shards(make_data(source="webdataset", path=str(tmp_path), **settings), tmp_path / "index")
 
 
 def contents(shards: Shards) -> list[tuple[bytes, str]]:
@@ -101,7 +101,7 @@ def test_index_is_made_once_and_again_when_the_shard_changes(tmp_path):
 def test_processes_share_the_indexing(tmp_path):
     for s in range(5):
         write_shard(tmp_path / f"{s:05d}.tar", [Pair(s)])
-    settings = config.Data(source="webdataset", path=str(tmp_path))
+    settings = make_data(source="webdataset", path=str(tmp_path))
     index, done = tmp_path / "index", []
 
     def wait() -> None:
@@ -136,7 +136,7 @@ def test_keys_do_not_depend_on_filters_or_other_shards(tmp_path):
 
 def test_folder_without_shards_or_captions_or_with_all_left_out_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="data.path '' has no shard"):
-        open_shards(config.Data(source="webdataset"), tmp_path / "index")
+        open_shards(make_data(source="webdataset"), tmp_path / "index")
     with pytest.raises(UserError, match="has no shard"):
         opened(tmp_path)
     path = write_shard(tmp_path / "00000.tar", [Pair(0, caption=None)])

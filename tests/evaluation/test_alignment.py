@@ -90,6 +90,24 @@ def test_a_part_out_of_sight_counts_as_right(nouns, rng):
     assert attribute_correct(images, parts, all_of(parts), nouns).all()
 
 
+def test_of_equal_pictures_one_is_drawn_that_agrees_with_what_is_named(nouns):
+    parts = np.zeros((150, len(KINDS)), int)
+    bodies_shown = (nouns.layers["body"][0] != 0) & (nouns.layers["accessory"] == 0)
+    parts[:, 2] = bodies_shown.sum((1, 2)).argmin()
+    images = nouns.render(parts)
+    matched, residual = match_parts(images, nouns)
+    bodies = np.bincount(matched[:, 1], minlength=COUNTS["body"])
+    assert residual.max() == 0
+    assert (bodies > 0).sum() > 25 and bodies.max() < 20  # 5 of each on average
+    np.testing.assert_array_equal(match_parts(images, nouns)[0], matched)
+    mentioned = np.zeros(parts.shape, bool)
+    mentioned[:50, 1] = True
+    asked, residual = match_parts(images, nouns, parts, mentioned)
+    assert residual.max() == 0
+    assert (asked[:50, 1] == 0).all()
+    assert len(np.unique(asked[50:, 1])) > 20
+
+
 def test_a_reading_is_one_character(nouns):
     """A body may look like another one under an accessory of that colour: not both can be taken as right."""
     body = nouns.names["body"].index("body-grayscale-1")

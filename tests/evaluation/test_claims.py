@@ -10,9 +10,10 @@ import pytest
 from omegaconf import OmegaConf
 from scipy import stats
 
+from tests.settings import configured
 from ufogen.errors import UserError
 from ufogen.evaluation.claims import Claim, decide, median_interval, paired_interval, verdict
-from ufogen.stages.laboratory_arms import ARMS as LABORATORY_ARMS
+from ufogen.pipelines.ablations import toy_arms
 
 ROOT = Path(__file__).parents[2]
 CLAIMS = [Claim(**claim) for claim in OmegaConf.to_container(OmegaConf.load(ROOT / "paper/claims.yaml"))]
@@ -112,11 +113,11 @@ def test_missing_arm_and_single_seed_and_unknown_test_are_errors():
 
 @pytest.mark.parametrize("one", CLAIMS, ids=lambda one: one.id)
 def test_committed_claims_name_arms_that_run_with_several_seeds(one: Claim):
-    arms, used = OmegaConf.load(ROOT / "ablations/arms.yaml"), {term[1] for term in one.effect}
+    arms, used = OmegaConf.load(ROOT / "pipelines/ablations/arms.yaml"), {term[1] for term in one.effect}
     if one.study == "nouns":
         assert all(arms.arms[name].seeds >= 3 for name in used)
     else:
-        assert one.study == "gaussians" and used <= set(LABORATORY_ARMS)
+        assert one.study == "gaussians" and used <= set(toy_arms.arms(configured().toy))
     assert one.test in ("greater", "equivalent") and one.certainty in ("confirmed", "single source", "recalled")
 
 

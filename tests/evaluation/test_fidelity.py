@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 
 from ufogen.errors import UserError
 from ufogen.evaluation.features import NAME, extract, torch_fidelity
-from ufogen.evaluation.fidelity import fidelity
+from ufogen.evaluation.fidelity import fidelity, kid_standard_error
 
 SETTINGS = {"seed": 3, "kid_subset_size": 20, "kid_subsets": 10}
 
@@ -94,6 +94,17 @@ def test_seed_alone_moves_kid():
     assert first == again
     assert first["kid_lite0"] != other["kid_lite0"]
     assert first["fd_lite0"] == other["fd_lite0"]
+
+
+@pytest.mark.parametrize("shift", [0.2, 0.6])
+def test_standard_error_of_kid_is_the_spread_of_other_images(shift):
+    reference = normal(400, 16, seed=0)
+    others = [normal(100, 16, seed=seed) + shift for seed in range(1, 151)]
+    whole = {"seed": 0, "kid_subset_size": 100, "kid_subsets": 40}
+    spread = np.std([fidelity(images, reference, **whole)["kid_lite0"] for images in others])
+    found = [kid_standard_error(images, reference, seed=0) for images in others[:20]]
+    assert np.mean(found) == pytest.approx(spread, rel=0.25)
+    assert found[0] == kid_standard_error(others[0], reference, seed=0) != kid_standard_error(others[0], reference, seed=1)
 
 
 def test_bad_input_is_named():

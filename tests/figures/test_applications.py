@@ -16,7 +16,7 @@ def test_curves_are_drawn_from_both_tables(tmp_path):
     edits.append({"method": "real", "strength": None, "mse": 0.1, "feature_distance": 1.0, "attribute_accuracy": 1.0})
     control = [
         {"method": method, "control": kind, "steps": steps, "edge_f1": 0.7}
-        for method, steps in (("ufogen", 1), ("teacher", 25))
+        for method, steps in (("ufogen", 1), ("base", 25))
         for kind in ("none", "controlnet", "adapter")
     ]
     control.append({"method": "real", "control": "autoencoder", "steps": 0, "edge_f1": 0.96})

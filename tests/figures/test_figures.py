@@ -2,28 +2,29 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
+from tests.settings import configured
 from ufogen import config
+from ufogen.data.images import save_image_grid
 from ufogen.data.nouns import Nouns
-from ufogen.data.pairs import make_pairs
+from ufogen.data.pairs import make_pairs, write_pairs
 from ufogen.errors import UserError
-from ufogen.figures.style import save_image_grid
-from ufogen.stages import figures
-from ufogen.stages.prepare import write_pairs
+from ufogen.pipelines.main import figures
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = (
-    "curves", "one_step_samples", "quality_against_steps", "quality_against_time", "teacher_against_ufogen",
-    "training_progress",
+    "base_against_ufogen", "curves", "one_step_samples", "quality_against_openness", "quality_against_steps",
+    "quality_against_time", "training_progress",
 )  # fmt: skip
-METHODS = [("ufogen", "renoise", 1), ("ufogen", "renoise", 2), ("teacher", "ddim", 1), ("teacher", "dpm++", 1)]
+METHODS = [("ufogen", "renoise", 1), ("ufogen", "renoise", 2), ("base", "ddim", 1), ("base", "dpm++", 1)]
 
 
 @pytest.fixture
 def settings() -> config.Config:
-    return config.build(config.Config, {"sampler": {"grid_prompts": 4}})
+    return configured(sampler={"grid_prompts": 4})
 
 
 @pytest.fixture
@@ -35,12 +36,21 @@ def inputs(tmp_path, monkeypatch) -> Path:
         write_pairs(tmp_path / "artifacts/data" / name, pairs)
     samples = tmp_path / "artifacts/samples"
     (samples / "evaluation").mkdir(parents=True)
-    card, table = [], ["method,sampler,steps,guidance,kid_lite0,fd_lite0,attribute_accuracy,seconds_per_image"]
+    card, table = (
+        [],
+        [
+            "method,sampler,steps,guidance,named,kid_lite0,fd_lite0,residual,open_heads,distinct_open_heads,attribute_accuracy,seconds_per_image"
+        ],
+    )
     for i, (method, sampler, steps) in enumerate(METHODS):
         np.save(samples / "evaluation" / f"{method}-{sampler}-{steps}.npy", pairs.images)
         card.append({"method": method, "sampler": sampler, "steps": steps, "guidance": 0.0})
-        table.append(f"{method},{sampler},{steps},0.0,0.{i + 1},{10 * i + 10},0.{i + 1},0.0{steps}")
-    table += ["real,none,0,0.0,-0.001,1,0.99,", "real,autoencoder,0,0.0,0.01,2,0.97,"]
+        name = f"{method},{sampler},{steps},0.0"
+        table.append(f"{name},all,0.{i + 1},{10 * i + 10},{i + 5},9,{i + 3},0.{i + 1},0.0{steps}")
+        table += [
+            f"{name},{named},0.{i + named},,{i + 10 - named},{4 - named},{(4 - named) // 2},0.{i + 1}," for named in (1, 2, 4)
+        ]
+    table += ["real,none,0,0.0,all,-0.001,1,0,9,9,0.99,", "real,autoencoder,0,0.0,all,0.01,2,3.5,9,8,0.97,"]
     (samples / "card.json").write_text(json.dumps(card))
     save_image_grid(tmp_path / "artifacts/train/samples/000000.png", pairs.images, columns=4)
     curves = "update,equilibrium,loss_d,loss_g,r1,std_last\n1,1.38629,1.4,0.7,0.1,\n"
@@ -66,7 +76,7 @@ def test_every_figure_is_written_and_again_the_same_bytes(inputs, settings):
     assert drawn(inputs) == first
 
 
-@pytest.mark.parametrize("name, scale", [("one_step_samples", 6), ("teacher_against_ufogen", 4), ("training_progress", 4)])
+@pytest.mark.parametrize("name, scale", [("one_step_samples", 6), ("base_against_ufogen", 4), ("training_progress", 4)])
 def test_pixel_art_is_enlarged_by_whole_pixels(inputs, settings, name, scale):
     figures.main(settings)
     picture = np.asarray(Image.open(inputs / "paper/figures" / f"{name}.png").convert("RGB"))
@@ -100,6 +110,29 @@ def test_a_missing_or_damaged_input_is_named_with_its_stage(inputs, settings, pa
     with pytest.raises(UserError, match=f"{named} not found: run the stage {stage} first"):
         figures.main(settings)
     assert not (inputs / "paper/figures").exists()
+
+
+def test_rows_of_some_captions_change_no_figure_of_all_images(inputs, settings):
+    figures.main(settings)
+    first = drawn(inputs)
+    path = inputs / "paper/results/main.csv"
+    table = pd.read_csv(path)
+    table.loc[table["named"] != "all", ["kid_lite0", "residual"]] *= 3
+    table.to_csv(path, index=False)
+    figures.main(settings)
+    again = drawn(inputs)
+    assert {name for name in first if again[name] != first[name]} == {"quality_against_openness"}
+
+
+def test_openness_without_kid_has_a_panel_less(inputs, settings):
+    figures.main(settings)
+    width = Image.open(inputs / "paper/figures/quality_against_openness.png").width
+    path = inputs / "paper/results/main.csv"
+    table = pd.read_csv(path)
+    table.loc[table["named"] != "all", "kid_lite0"] = None
+    table.to_csv(path, index=False)
+    figures.main(settings)
+    assert Image.open(inputs / "paper/figures/quality_against_openness.png").width < 0.75 * width
 
 
 def test_curves_without_values_are_an_error(inputs, settings):

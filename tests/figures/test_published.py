@@ -12,7 +12,7 @@ from PIL import Image
 
 from ufogen.errors import UserError
 from ufogen.figures import published
-from ufogen.stages.coco_figure import comparable
+from ufogen.pipelines.coco.figure import comparable
 
 TABLE = Path(__file__).resolve().parents[2] / "paper/published.yaml"
 RANGES = {"FID": (5, 400), "CLIP": (0.2, 0.4), "seconds": (0.05, 1)}

@@ -55,9 +55,9 @@ def test_checkpoint_of_another_run_is_refused_and_kept(tmp_path, model, accelera
     Checkpoint(tmp_path, accelerator, "run").save(7)
     fill(model, 5.0)
     other = Checkpoint(tmp_path, accelerator, "other run")
-    for look in (other.exists, other.load):
+    for read in (other.exists, other.load):
         with pytest.raises(UserError, match=f"step-0000007 is of a run with another.*delete {tmp_path} to start anew"):
-            look()
+            read()
     assert content(model) == {5.0}
     assert Checkpoint(tmp_path, accelerator, "run").load() == 7
 

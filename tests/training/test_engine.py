@@ -11,23 +11,26 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
 
 from tests import tiny
-from ufogen.config import Objective
-from ufogen.data.encoded import EncodedBatch
+from tests.settings import make_objective
+from ufogen import config
+from ufogen.diffusion.batch import EncodedBatch
 from ufogen.randomness import Draws, torch_generator
 from ufogen.training.loop import make_accelerator
 
 GLOBAL_BATCH, UPDATES = 4, 20
-OBJECTIVE = Objective(
+OBJECTIVE = make_objective(
     timesteps="uniform", minimum_timestep=650, step_size=750, last_timestep_share=0.5, r1_weight=0.2, r1_interval=4
 )
 
 
 def share(step: int, rank: int, processes: int) -> EncodedBatch:
     whole, n = tiny.batch(step, GLOBAL_BATCH), GLOBAL_BATCH // processes
-    return EncodedBatch(*(x[rank * n : (rank + 1) * n] for x in (whole.latents, whole.states)))
+    return EncodedBatch(*(x[rank * n : (rank + 1) * n] for x in (whole.latents, whole.prompt_embeds)))
 
 
-def run(path, updates: int = UPDATES, objective: Objective = OBJECTIVE, lora: tuple[int, int] = (0, 0), **changes) -> None:
+def run(
+    path, updates: int = UPDATES, objective: config.Objective = OBJECTIVE, lora: tuple[int, int] = (0, 0), **changes
+) -> None:
     """Train on this process's share; save the losses and weights. A forked process first forgets its parent's accelerator."""
     if torch.multiprocessing.parent_process():
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -44,7 +47,7 @@ def run(path, updates: int = UPDATES, objective: Objective = OBJECTIVE, lora: tu
         means.append(accelerator.reduce(torch.stack([scalars[name] for name in names]), "mean"))
     if accelerator.is_main_process:
         weights = [tiny.flat(network) for network in (task.generator, task.discriminator)]
-        average = torch.cat([x.flatten() for x in task.average.shadow_params])
+        average = torch.cat([x.flatten() for x in task.ema.shadow_params])
         torch.save({"processes": processes, "losses": torch.cat(means), "weights": torch.cat([*weights, average])}, path)
 
 

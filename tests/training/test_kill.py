@@ -12,8 +12,8 @@ import torch
 from accelerate import debug_launcher
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from tests.training import test_sharding
-from tests.training.test_sharding import result, train
+from tests.training import test_parallel
+from tests.training.test_parallel import result, train
 
 UPDATES = 8
 
@@ -23,14 +23,14 @@ def train_to_the_end(folder: Path, changes: dict) -> None:
 
 
 def train_until_killed(folder: Path, update: int, changes: dict) -> None:
-    share = test_sharding.share
+    share = test_parallel.share
 
     def deadly(step: int, rank: int, processes: int):
         if step == update and rank == 1:  # fetched ahead, while the update before it goes on
             os.kill(os.getpid(), signal.SIGKILL)
         return share(step, rank, processes)
 
-    test_sharding.share = deadly
+    test_parallel.share = deadly
     train(folder, UPDATES, **changes)
 
 

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from tests import tiny
-from ufogen.config import Objective
+from tests.settings import make_objective
 from ufogen.errors import UserError
-from ufogen.objectives.diffusion_gan import DiffusionGAN
 from ufogen.training.loop import fit, make_accelerator
+from ufogen.training.trainer import AdversarialTrainer
 
 RUN = {"updates": 5, "seed": 0, "run": "run", "checkpoint_every": 2, "log_every": 1}
 
@@ -40,10 +41,10 @@ def train(task, folder, batches=batches, **changes) -> int:
     return fit(task, batches, make_accelerator("cpu", "no"), folder=folder, **RUN | changes)
 
 
-def state(task: DiffusionGAN) -> dict[str, torch.Tensor]:
+def state(task: AdversarialTrainer) -> dict[str, torch.Tensor]:
     """Everything that a resumed run must have in common with an uninterrupted one."""
     tensors = {"G": tiny.flat(task.generator), "D": tiny.flat(task.discriminator)}
-    tensors["average"] = torch.cat([parameter.flatten() for parameter in task.average.shadow_params])
+    tensors["average"] = torch.cat([parameter.flatten() for parameter in task.ema.shadow_params])
     for name, optimizer in (("G", task.optimizer_g), ("D", task.optimizer_d)):
         for i, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"{name} {i} {key}": value for key, value in moments.items()}
@@ -53,7 +54,7 @@ def state(task: DiffusionGAN) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("engine", [{}, {"accumulation": 2, "ema_device": "cpu", "lora": (2, 2)}], ids=["default", "adapters"])
 def test_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path, engine):
     changes = {"warmup": 2, "decay": "cosine", "updates": RUN["updates"]} | engine
-    objective = Objective(r1_interval=2)
+    objective = make_objective(r1_interval=2)
 
     def stopping(step):
         if step == 3:
@@ -73,7 +74,7 @@ def test_resumed_run_is_bit_equal_to_an_uninterrupted_one(tmp_path, engine):
     assert len(expected) > 100
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
     assert not torch.equal(state(stopped)["G"], expected["G"])
-    assert resumed.average.optimization_step == whole.average.optimization_step == 5
+    assert resumed.ema.optimization_step == whole.ema.optimization_step == 5
 
 
 def test_each_update_gets_its_own_batch_and_random_numbers(tmp_path):
@@ -160,3 +161,26 @@ def test_engine_that_takes_one_network_alone_is_a_user_error(monkeypatch, engine
     monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
     with pytest.raises(UserError, match="does not train two networks here: use experiments/accelerate/ddp.yaml"):
         make_accelerator("cpu", "no")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
+        {"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"},
+        {"ACCELERATE_MIXED_PRECISION": "bf16"},
+        {"ACCELERATE_DOWNCAST_BF16": "true"},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_settings_from_outside_train_the_same_weights(tmp_path, monkeypatch, settings):
+    """What a shell or `accelerate launch` sets for another program must not come in without a word."""
+    weights = []
+    for number, environment in enumerate(({}, settings)):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        AcceleratorState._reset_state(reset_partial_state=True)  # which otherwise remembers the first environment
+        task = tiny.task()
+        train(task, tmp_path / str(number), tiny.batch, updates=2)
+        weights.append(torch.cat([tiny.flat(task.generator), tiny.flat(task.discriminator)]))
+    assert torch.equal(*weights)

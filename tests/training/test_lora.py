@@ -7,17 +7,17 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from tests import tiny
-from ufogen.config import Objective
-from ufogen.networks import trainable
-from ufogen.objectives.diffusion_gan import DiffusionGAN
-from ufogen.pipeline import export_pipeline
+from tests.settings import make_objective
+from ufogen.diffusion.networks import trainable
+from ufogen.inference.export import export_pipeline
 from ufogen.randomness import Draws, torch_generator
 from ufogen.training.loop import make_accelerator
 from ufogen.training.lora import save_generator
+from ufogen.training.trainer import AdversarialTrainer
 
 
-def trained(lora: tuple[int, int] = (2, 2), updates: int = 3, **objective) -> DiffusionGAN:
-    task = tiny.task(Objective(r1_interval=2, **objective), lora=lora)
+def trained(lora: tuple[int, int] = (2, 2), updates: int = 3, **objective) -> AdversarialTrainer:
+    task = tiny.task(make_objective(r1_interval=2, **objective), lora=lora)
     task.prepare(make_accelerator("cpu", "no"))
     for step in range(updates):
         task.update(tiny.batch(step), step, Draws(torch_generator("cpu", 0, "test", step)))
@@ -51,13 +51,13 @@ def test_each_network_can_have_adapters_alone(lora, position):
 
 
 def test_new_input_of_a_joint_discriminator_trains_in_full():
-    task = trained(critic_input="joint")
+    task = trained(discriminator_input="joint")
     assert task.discriminator.unet.conv_in.weight[:, tiny.CHANNELS :].any()
 
 
 def test_average_holds_the_trained_weights_alone():
     task = trained(updates=1)
-    assert [x.shape for x in task.average.shadow_params] == [x.shape for x in trainable(task.generator)]
+    assert [x.shape for x in task.ema.shadow_params] == [x.shape for x in trainable(task.generator)]
     names = [name for name, x in task.generator.named_parameters() if x.requires_grad]
     assert all(".lora_" in name for name in names)
 

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from ufogen import config
 from ufogen.applications.edges import edge_map, to_condition
-from ufogen.data.encoded import Encoded, EncodedBatch
+from ufogen.data.encoded import Encoded
+from ufogen.diffusion.batch import EncodedBatch
+from ufogen.diffusion.prediction import training_target
+from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
-from ufogen.optimization import learning_rate, set_learning_rate
-from ufogen.prediction import training_target
 from ufogen.randomness import Draws
-from ufogen.schedule import Schedule
+from ufogen.training.learning_rate import learning_rate, set_learning_rate
 
 Control = ControlNetModel | T2IAdapter
 KINDS = {"controlnet": ControlNetModel, "adapter": T2IAdapter}
@@ -78,13 +79,13 @@ class ControlledUNet(nn.Module):
         return self.unet(x_t, t, encoder_hidden_states=encoder_hidden_states, return_dict=return_dict, **extra)
 
 
-def residuals(control: Control, x_t: Tensor, t: Tensor, states: Tensor, condition: Tensor, scale: float = 1.0) -> dict:
+def residuals(control: Control, x_t: Tensor, t: Tensor, prompt_embeds: Tensor, condition: Tensor, scale: float = 1.0) -> dict:
     """What a control network adds to the U-Net, as arguments of diffusers' `UNet2DConditionModel`.
 
     A ControlNet sees the noisy latent, the timestep and the caption as well; an adapter sees the condition alone.
     """
     if isinstance(control, ControlNetModel):
-        down, middle = control(x_t, t, states, condition, conditioning_scale=scale, return_dict=False)
+        down, middle = control(x_t, t, prompt_embeds, condition, conditioning_scale=scale, return_dict=False)
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
     return {"down_intrablock_additional_residuals": [scale * feature for feature in control(condition)]}
 
@@ -107,7 +108,7 @@ class EncodedWithEdges(Encoded):
 
     def __call__(self, step: int) -> ControlBatch:
         batch, index = super().__call__(step), self.order(step)
-        return ControlBatch(batch.latents, batch.states, edge_map(self.images[index]))
+        return ControlBatch(batch.latents, batch.prompt_embeds, edge_map(self.images[index]))
 
 
 class ControlTask:
@@ -139,15 +140,15 @@ class ControlTask:
         s, tr = self.settings, self.training
         set_learning_rate(self.optimizer, learning_rate(step, tr.learning_rate, s.warmup, tr.updates))
         device = self.accelerator.device
-        x_0, states = batch.latents.to(device).float(), batch.states.to(device).float()
+        x_0, prompt_embeds = batch.latents.to(device).float(), batch.prompt_embeds.to(device).float()
         dropped = draws.uniform(len(x_0)) < s.caption_dropout
-        states = torch.where(dropped[:, None, None], self.empty_state, states)
+        prompt_embeds = torch.where(dropped[:, None, None], self.empty_state, prompt_embeds)
         t = timesteps(draws.uniform(len(x_0)), s.timesteps, self.schedule.num_timesteps)
         noise = draws.normal(x_0)
         x_t = self.schedule.q(x_0, t).sample(noise)
         with self.accelerator.autocast():
-            extra = residuals(self.control, x_t, t, states, to_condition(batch.edges, device))
-            output = self.unet(x_t, t, encoder_hidden_states=states, return_dict=False, **extra)[0]
+            extra = residuals(self.control, x_t, t, prompt_embeds, to_condition(batch.edges, device))
+            output = self.unet(x_t, t, encoder_hidden_states=prompt_embeds, return_dict=False, **extra)[0]
         target = training_target(x_0, noise, t, self.schedule, self.prediction_type)
         loss = (output.float() - target).square().mean()
         self.optimizer.zero_grad()

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ufogen.networks import Generator
-from ufogen.schedule import CLEAN, Schedule
+from ufogen.diffusion.networks import Generator
+from ufogen.diffusion.schedule import CLEAN, Schedule
 
 
 def strength_timestep(strength: float, num_timesteps: int = 1000) -> int:
@@ -17,14 +17,14 @@ def strength_timestep(strength: float, num_timesteps: int = 1000) -> int:
 
 @torch.no_grad()
 def edit_latents(
-    generator: Generator, latents: Tensor, noise: Tensor, states: Tensor, schedule: Schedule, strength: float
+    generator: Generator, latents: Tensor, noise: Tensor, prompt_embeds: Tensor, schedule: Schedule, strength: float
 ) -> Tensor:
     """x'_0 = G(x_t, t) of x_t ~ q(x_t | latents): latents and noise (n, c, h, w), token states (n, tokens, width)."""
     t = strength_timestep(strength, schedule.num_timesteps)
     if t == CLEAN:
         return latents
     timesteps = torch.full((len(latents),), t, dtype=torch.int64, device=latents.device)
-    return generator(schedule.q(latents, timesteps).sample(noise), timesteps, states)
+    return generator(schedule.q(latents, timesteps).sample(noise), timesteps, prompt_embeds)
 
 
 def mean_squared_error(images: np.ndarray, sources: np.ndarray) -> float:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ufogen import config
 from ufogen.base.muon import make_optimizer
-from ufogen.optimization import learning_rate, set_learning_rate
 from ufogen.randomness import Draws
+from ufogen.training.learning_rate import learning_rate, set_learning_rate
 
 
 class AutoencoderTask:
@@ -26,14 +26,14 @@ class AutoencoderTask:
 
     def __init__(self, model: AutoencoderKL, settings: config.Autoencoder, round_: config.AutoencoderRound):
         self.model, self.settings, self.round = model.to(memory_format=torch.channels_last), settings, round_
-        self.average = EMAModel(model.parameters(), decay=settings.ema_decay, foreach=True)
+        self.ema = EMAModel(model.parameters(), decay=settings.ema_decay, foreach=True)
 
     def prepare(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
         optimizer = make_optimizer(self.round.optimizer, self.model.parameters(), self.round.learning_rate)
         self.model, self.optimizer = accelerator.prepare(self.model, optimizer)
-        self.average.to(accelerator.device)
-        accelerator.register_for_checkpointing(self.average)
+        self.ema.to(accelerator.device)
+        accelerator.register_for_checkpointing(self.ema)
 
     def update(self, images: np.ndarray, step: int, draws: Draws) -> dict[str, Tensor]:
         r = self.round
@@ -55,7 +55,7 @@ class AutoencoderTask:
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        self.average.step(self.model.parameters())
+        self.ema.step(self.model.parameters())
         return {"l1": l1, "l2": l2, "kl": kl, "posterior_std": latent.std.mean(), "loss": loss}
 
 

@@ -5,31 +5,21 @@ Everything that can be read from the configurations and the file's header is che
 
 from __future__ import annotations
 
-import json
 import re
-import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from ufogen import config
-from ufogen.base.models import Pipeline, require_parts
+from ufogen.base.configuration import FAMILIES, NETWORKS, SDXL, Family, check_configuration, check_square, weights_variant
+from ufogen.base.loading import NO_CHECKER, Pipeline, load_pipeline, naming
 from ufogen.errors import UserError
-from ufogen.networks import VAE_FACTOR
-from ufogen.prediction import PREDICTION_TYPES
 
-WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-SDXL_WEIGHTS = WEIGHTS | {"text_encoder_2": "model"}
-KINDS = {"StableDiffusionPipeline": StableDiffusionPipeline, "StableDiffusionXLPipeline": StableDiffusionXLPipeline}
-VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# U-Nets with one of these take more than x_t, t and token states
-FURTHER_INPUTS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
 # the original layout: which part a weight belongs to, and the two weights whose shapes tell the U-Nets apart
 ORIGINAL = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model."}
 SDXL_ORIGINAL = ORIGINAL | {"text_encoder": "conditioner.embedders.0.", "text_encoder_2": "conditioner.embedders.1."}
@@ -40,23 +30,6 @@ ORIGINAL_STATES = (
 SDXL_ORIGINAL_STATES = ORIGINAL_STATES.replace("blocks.1.1", "blocks.4.1")  # its first level has no attention
 
 
-@dataclass(frozen=True)
-class Family:
-    """What tells a line of checkpoints from another, and whose configuration its single files take."""
-
-    name: str
-    width: int  # of the token states
-    hub_id: str
-    kind: str = "StableDiffusionPipeline"
-
-
-FAMILIES = {
-    "sd15": Family("Stable Diffusion 1", 768, "stable-diffusion-v1-5/stable-diffusion-v1-5"),
-    "sd21": Family("Stable Diffusion 2", 1024, "stabilityai/stable-diffusion-2-1"),
-    "sdxl": Family("Stable Diffusion XL", 2048, "stabilityai/stable-diffusion-xl-base-1.0", "StableDiffusionXLPipeline"),
-}
-
-
 def load_checkpoint(base: config.Base) -> Pipeline:
     """The pipeline at `base.path` in float32, with its own scheduler and scaling factor, without a safety checker.
 
@@ -65,82 +38,38 @@ def load_checkpoint(base: config.Base) -> Pipeline:
     """
     family, path = FAMILIES.get(base.source), Path(base.path)
     if path.is_file():
-        return _load_file(path, base, family)
-    folder = path if path.is_dir() else fetch(base.path, "base.path", weights=True, allow_pickle=base.allow_pickle)
-    name = f"base.path {base.path}"
-    found = check_configuration(folder, name, family)
-    check_weights(folder, name, base.allow_pickle)
-    settings = {"local_files_only": True, "use_safetensors": None if base.allow_pickle else True}
-    return _load(name, _kind(found), "from_pretrained", folder, **settings)
+        pipeline = _load_file(path, base, family)
+    else:
+        name = f"base.path {base.path}"
+        folder = path if path.is_dir() else _fetch_weights(base)
+        check_square(name, check_configuration(folder, name, family))
+        pipeline = load_pipeline(folder, name, family, allow_pickle=base.allow_pickle)
+    size = pipeline.unet.config.sample_size
+    if not isinstance(size, int):  # a square as height and width
+        pipeline.unet.register_to_config(sample_size=size[0])
+    return pipeline
 
 
-def fetch(hub_id: str, key: str, *, weights: bool, allow_pickle: bool = False) -> Path:
-    """The folder of a hub's model in the local cache, downloaded where it is missing. `key` names the parameter in errors."""
+def fetch(hub_id: str, key: str, weights: tuple[str, ...] = (), ignored: tuple[str, ...] = ()) -> Path:
+    """The folder of a hub's model in the local cache, downloaded where it is missing: its configurations and these files.
+
+    `key` names the parameter in errors.
+    """
     if not HUB_ID.fullmatch(hub_id):
         raise UserError(f"{key} {hub_id} does not exist; allowed: a folder, a .safetensors file, or a hub id OWNER/NAME")
-    wanted = ["model_index.json", "*/*.json", "*/*.txt"]
-    if weights:
-        endings = ("safetensors", "bin") if allow_pickle else ("safetensors",)
-        wanted += [f"{part}/*.{ending}" for part in SDXL_WEIGHTS for ending in endings]
+    wanted = ["model_index.json", "*/*.json", "*/*.txt", *weights]
     try:
-        # half-precision and averaged doubles stand beside the weights that are loaded
-        return Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=["*.fp16.*", "*.non_ema.*"]))
+        return Path(snapshot_download(hub_id, allow_patterns=wanted, ignore_patterns=list(ignored)))
     except Exception as error:  # the hub's client raises many kinds
         raise UserError(f"{key} {hub_id} is not in the hub cache and cannot be fetched: {_first_line(error)}") from error
 
 
-def check_configuration(folder: Path, name: str, family: Family | None) -> dict[str, dict[str, Any]]:
-    """The configurations of a diffusers folder by part. Raises `UserError` where they cannot make a base together."""
-    if not (folder / "model_index.json").is_file():
-        raise UserError(f"{name} is not a diffusers folder: it has no model_index.json")
-    kind = _read(folder / "model_index.json")["_class_name"]
-    wanted = family.kind if family else kind if kind in KINDS else "StableDiffusionPipeline"
-    sdxl = wanted == "StableDiffusionXLPipeline"
-    if not sdxl and ((folder / "text_encoder_2").is_dir() or "XL" in kind):
-        needed = family.name if family else f"a {wanted}"
-        raise UserError(f"{name} is a {kind} with a second text encoder, as SDXL has; {needed} is needed")
-    if kind != wanted:
-        raise UserError(f"{name} is a {kind}; a {wanted} is needed")
-    require_parts(folder, name, wanted)
-    for part in ("tokenizer", "tokenizer_2") if sdxl else ("tokenizer",):
-        if not any((folder / part / file).is_file() for file in VOCABULARIES):
-            raise UserError(f"{name} lacks the {part}'s vocabulary: {' or '.join(VOCABULARIES)} is needed")
-    found = {part: _read(folder / part / "config.json") for part in (SDXL_WEIGHTS if sdxl else WEIGHTS)}
-    found["scheduler"] = _read(folder / "scheduler" / "scheduler_config.json")
-    _check_fit(name, family, found)
-    prediction_type = found["scheduler"].get("prediction_type", "epsilon")
-    if prediction_type not in PREDICTION_TYPES:
-        raise UserError(f"{name} predicts {prediction_type!r}; allowed: {', '.join(PREDICTION_TYPES)}")
-    if found["scheduler"].get("rescale_betas_zero_snr"):
-        raise UserError(f"{name} has rescale_betas_zero_snr, at which x_0 is not defined from noise: set it to false")
-    return found
-
-
-def check_weights(folder: Path, name: str, allow_pickle: bool) -> None:
-    """Raise `UserError` where a part has no weights, or only pickled ones, which run code when they are opened."""
-    for part, stem in (SDXL_WEIGHTS if (folder / "text_encoder_2").is_dir() else WEIGHTS).items():
-        files = {path.name for path in (folder / part).iterdir()}
-        if any(re.fullmatch(rf"{stem}(-\d+-of-\d+)?\.safetensors", file) for file in files):
-            continue
-        pickled = any(file.endswith(".bin") for file in files)
-        if not pickled:
-            raise UserError(f"{name} lacks the weights of its {part}: {part}/{stem}.safetensors is needed")
-        if not allow_pickle:
-            raise UserError(
-                f"{name} has only pickled weights in {part}, which can run code when opened: convert them to safetensors, "
-                "or set base.allow_pickle=true if you trust them"
-            )
-
-
 def check_original(path: Path, name: str, expected: dict[str, Any], sdxl: bool = False) -> None:
     """Compare the header of a single file with its U-Net's configuration. Raises `UserError` where they differ."""
-    parts, states = (SDXL_ORIGINAL, SDXL_ORIGINAL_STATES) if sdxl else (ORIGINAL, ORIGINAL_STATES)
-    try:
-        with safe_open(path, "pt") as file:
-            keys = list(file.keys())
-            shapes = {key: file.get_slice(key).get_shape() for key in (ORIGINAL_INPUT, states) if key in keys}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{name} cannot be read as safetensors: {_first_line(error)}") from error
+    parts, prompt_embeds = (SDXL_ORIGINAL, SDXL_ORIGINAL_STATES) if sdxl else (ORIGINAL, ORIGINAL_STATES)
+    with naming(name), safe_open(path, "pt") as file:
+        keys = list(file.keys())
+        shapes = {key: file.get_slice(key).get_shape() for key in (ORIGINAL_INPUT, prompt_embeds) if key in keys}
     if not sdxl and any(key.startswith("conditioner.embedders.") for key in keys):
         raise UserError(f"{name} is an SDXL file: it has two text encoders; Stable Diffusion 1 or 2 is needed")
     if sdxl and any(key.startswith(ORIGINAL["text_encoder"]) for key in keys):
@@ -149,7 +78,7 @@ def check_original(path: Path, name: str, expected: dict[str, Any], sdxl: bool =
     if missing or len(shapes) < 2:
         lacking = ", ".join(missing or ["unet"])
         raise UserError(f"{name} lacks {lacking}: a whole checkpoint in Stable Diffusion's original layout is needed")
-    for key, axis, setting in ((ORIGINAL_INPUT, 1, "in_channels"), (states, -1, "cross_attention_dim")):
+    for key, axis, setting in ((ORIGINAL_INPUT, 1, "in_channels"), (prompt_embeds, -1, "cross_attention_dim")):
         if shapes[key][axis] != expected[setting]:
             raise UserError(
                 f"{name} has a U-Net with {setting} {shapes[key][axis]}, its configuration says {expected[setting]}: "
@@ -157,39 +86,18 @@ def check_original(path: Path, name: str, expected: dict[str, Any], sdxl: bool =
             )
 
 
-def _check_fit(name: str, family: Family | None, found: dict[str, dict[str, Any]]) -> None:
-    unet, latent_channels, width = found["unet"], found["vae"]["latent_channels"], found["text_encoder"]["hidden_size"]
-    further = [key for key in FURTHER_INPUTS if unet.get(key)]
-    if "text_encoder_2" in found:
-        _check_sdxl(name, found)
-        width += found["text_encoder_2"]["hidden_size"]
-        further = [key for key in further if key != "addition_embed_type"]
-    if further:
-        raise UserError(f"{name} has a U-Net with {', '.join(further)}: one that takes latents, t and text alone is needed")
-    for key in ("in_channels", "out_channels"):
-        if unet[key] != latent_channels:
-            raise UserError(
-                f"{name} has a U-Net with {key} {unet[key]}, its VAE has {latent_channels} latent channels: a "
-                "text-to-image model is needed, not one for inpainting, depth or editing"
-            )
-    if unet["cross_attention_dim"] != width:
-        raise UserError(f"{name} has a U-Net for states of width {unet['cross_attention_dim']}, its text encoder's are {width}")
-    if family and width != family.width:
-        raise UserError(f"{name} has token states of width {width}; {family.name} has {family.width}")
-
-
-def _check_sdxl(name: str, found: dict[str, dict[str, Any]]) -> None:
-    unet, pooled = found["unet"], found["text_encoder_2"]["projection_dim"]
-    if unet.get("addition_embed_type") != "text_time":
-        added = unet.get("addition_embed_type")
-        raise UserError(f"{name} has a U-Net with addition_embed_type {added}; SDXL's, text_time, is needed")
-    time_ids = 6 * unet["addition_time_embed_dim"]  # of sizes and crop
-    embedded = unet["projection_class_embeddings_input_dim"] - time_ids
-    if embedded != pooled:
-        raise UserError(f"{name} has a U-Net for pooled states of width {embedded}, its second text encoder's are {pooled}")
-    factor = 2 ** (len(found["vae"]["block_out_channels"]) - 1)
-    if factor != VAE_FACTOR:
-        raise UserError(f"{name} has a VAE that shrinks images {factor} times; SDXL's, {VAE_FACTOR} times, is needed")
+def _fetch_weights(base: config.Base) -> Path:
+    """A hub's whole model; half-precision and averaged doubles beside the weights only where those are not there."""
+    endings = ("safetensors", "bin") if base.allow_pickle else ("safetensors",)
+    weights = tuple(f"{part}/*.{ending}" for part in NETWORKS for ending in endings)
+    folder = fetch(base.path, "base.path", weights, ("*.fp16.*", "*.bf16.*", "*.non_ema.*"))
+    try:
+        for part in NETWORKS:
+            if (folder / part).is_dir():
+                weights_variant(folder / part, base.path, base.allow_pickle)
+        return folder
+    except UserError:
+        return fetch(base.path, "base.path", weights, ("*.non_ema.*",))
 
 
 def _load_file(path: Path, base: config.Base, family: Family | None) -> Pipeline:
@@ -199,40 +107,24 @@ def _load_file(path: Path, base: config.Base, family: Family | None) -> Pipeline
     described = base.config or (family.hub_id if family else "")
     if not described:
         raise UserError(f"{name} is a single file: name the folder of its configuration as base.config")
-    folder = Path(described) if Path(described).is_dir() else fetch(described, "base.config", weights=False)
+    folder = Path(described) if Path(described).is_dir() else fetch(described, "base.config")
     found = check_configuration(folder, f"base.config {described}", family)
-    check_original(path, name, found["unet"], "text_encoder_2" in found)
-    return _load(name, _kind(found), "from_single_file", str(path), config=str(folder), local_files_only=True)
-
-
-def _kind(found: dict[str, dict[str, Any]]) -> type[Pipeline]:
-    return KINDS["StableDiffusionXLPipeline" if "text_encoder_2" in found else "StableDiffusionPipeline"]
-
-
-def _load(name: str, kind: type[Pipeline], how: str, source: Any, **settings: Any) -> Pipeline:
-    sdxl = kind is StableDiffusionXLPipeline
-    if sdxl:
-        settings |= {"add_watermarker": False}
-    else:
-        settings |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            pipeline = getattr(kind, how)(source, torch_dtype=torch.float32, **settings)
-    except Exception as error:  # diffusers and transformers raise many kinds for damaged files
-        raise UserError(f"{name} cannot be loaded: {_first_line(error)}") from error
-    parts = SDXL_WEIGHTS if sdxl else WEIGHTS
-    absent = [part for part in parts if any(p.is_meta for p in getattr(pipeline, part).parameters())]
+    check_square(f"base.config {described}", found)
+    kind = getattr(diffusers, found["index"]["_class_name"])
+    check_original(path, name, found["unet"], kind.__name__ == SDXL)
+    settings = {"add_watermarker": False} if kind.__name__ == SDXL else NO_CHECKER
+    with naming(name):
+        pipeline = kind.from_single_file(
+            str(path), config=str(folder), local_files_only=True, torch_dtype=torch.float32, **settings
+        )
+    absent = [part for part in NETWORKS if any(p.is_meta for p in _parameters(pipeline, part))]
     if absent:
-        raise UserError(f"{name} lacks some weights of its {', '.join(absent)}")
+        raise UserError(f"{name} lacks some weights of its {', '.join(absent)}: a whole checkpoint is needed")
     return pipeline
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+def _parameters(pipeline: Pipeline, part: str) -> list[torch.Tensor]:
+    return [*getattr(pipeline, part).parameters()] if hasattr(pipeline, part) else []
 
 
 def _first_line(error: Exception) -> str:

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from ufogen import config
 from ufogen.base.autoencoder import to_model_range
-from ufogen.losses import discriminator_loss, generator_loss, r1_penalty
-from ufogen.networks import trainable, without_gradients
-from ufogen.optimization import learning_rate, set_learning_rate
+from ufogen.diffusion.losses import discriminator_loss, generator_loss, r1_penalty
+from ufogen.diffusion.networks import trainable, without_gradients
 from ufogen.randomness import Draws
+from ufogen.training.learning_rate import learning_rate, set_learning_rate
 
 
 class PatchDiscriminator(nn.Sequential):
@@ -47,7 +47,7 @@ class DecoderTask:
             part.requires_grad_(True)
         self.trained = trainable(model)
         self.discriminator = PatchDiscriminator(settings.discriminator_channels)
-        self.average = EMAModel(self.trained, decay=settings.ema_decay, foreach=True)
+        self.ema = EMAModel(self.trained, decay=settings.ema_decay, foreach=True)
 
     def prepare(self, accelerator: Accelerator) -> None:
         self.accelerator, s = accelerator, self.settings
@@ -58,8 +58,8 @@ class DecoderTask:
         self.model, self.discriminator, self.optimizer, self.optimizer_d = accelerator.prepare(
             self.model, self.discriminator, *optimizers
         )
-        self.average.to(accelerator.device)
-        accelerator.register_for_checkpointing(self.average)
+        self.ema.to(accelerator.device)
+        accelerator.register_for_checkpointing(self.ema)
 
     def update(self, images: np.ndarray, step: int, draws: Draws) -> dict[str, Tensor]:
         s = self.settings
@@ -81,7 +81,7 @@ class DecoderTask:
             self.accelerator.backward(l1 + l2 + weight * adversarial)
         self.accelerator.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
-        self.average.step(self.trained)
+        self.ema.step(self.trained)
         penalized = step % s.r1_interval == 0
         real = x.clone().requires_grad_(penalized)
         logits = self.discriminator(real)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ufogen import config
 from ufogen.base.muon import make_optimizer
-from ufogen.optimization import learning_rate, set_learning_rate
-from ufogen.prediction import training_target
+from ufogen.diffusion.prediction import training_target
+from ufogen.diffusion.schedule import Schedule
 from ufogen.randomness import Draws, numpy_generator
-from ufogen.schedule import Schedule
+from ufogen.training.learning_rate import learning_rate, set_learning_rate
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Chunk:
     """Encoded pairs: token states (n, tokens, 384) of captions, and latents (k * n, c, 8, 8) of k images of each, n by n."""
 
     latents: Tensor
-    states: Tensor
+    prompt_embeds: Tensor
 
 
 class Chunks:
@@ -55,7 +55,7 @@ class Chunks:
             self._pass, self._order = passes, torch.from_numpy(order).to(self._chunk.latents.device)
         index = self._order[offset : offset + self.batch_size]
         first = passes % s.passes % s.images_per_caption * s.chunk_size
-        return Chunk(self._chunk.latents[first + index], self._chunk.states[index])
+        return Chunk(self._chunk.latents[first + index], self._chunk.prompt_embeds[index])
 
 
 class DenoiserTask:
@@ -70,11 +70,11 @@ class DenoiserTask:
         settings: config.Denoiser,
         round_: config.DenoiserRound,
         schedule: Schedule,
-        empty_state: Tensor,  # (tokens, width): the state of the empty prompt, which stands in for dropped captions
+        negative_prompt_embeds: Tensor,  # (tokens, width): the state of the empty prompt, which stands in for dropped captions
     ):
         self.model, self.settings, self.round = model, settings, round_
-        self.schedule, self.empty_state = schedule, empty_state
-        self.average = EMAModel(model.parameters(), decay=settings.ema_decay, foreach=True)
+        self.schedule, self.negative_prompt_embeds = schedule, negative_prompt_embeds
+        self.ema = EMAModel(model.parameters(), decay=settings.ema_decay, foreach=True)
 
     def prepare(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
@@ -82,31 +82,31 @@ class DenoiserTask:
             self.model.set_attn_processor(AttnProcessor())
         optimizer = make_optimizer(self.round.optimizer, self.model.parameters(), self.round.learning_rate)
         self.model, self.optimizer = accelerator.prepare(self.model, optimizer)
-        self.average.to(accelerator.device)
-        self.empty_state = self.empty_state.to(accelerator.device)
+        self.ema.to(accelerator.device)
+        self.negative_prompt_embeds = self.negative_prompt_embeds.to(accelerator.device)
         self.schedule.to(accelerator.device)
-        accelerator.register_for_checkpointing(self.average)
+        accelerator.register_for_checkpointing(self.ema)
         self.network = torch.compile(self.model) if self.settings.compile else self.model
 
     def update(self, batch: Chunk, step: int, draws: Draws) -> dict[str, Tensor]:
         s, r = self.settings, self.round
         set_learning_rate(self.optimizer, learning_rate(step, r.learning_rate, s.warmup, r.updates, r.decay))
         device = self.accelerator.device
-        x_0, states = batch.latents.to(device).float(), batch.states.to(device)
+        x_0, prompt_embeds = batch.latents.to(device).float(), batch.prompt_embeds.to(device)
         dropped = draws.uniform(len(x_0)) < s.caption_dropout
-        states = torch.where(dropped[:, None, None], self.empty_state.to(states.dtype), states)
+        prompt_embeds = torch.where(dropped[:, None, None], self.negative_prompt_embeds.to(prompt_embeds.dtype), prompt_embeds)
         t = draws.integers(0, self.schedule.num_timesteps, len(x_0))
         noise = draws.normal(x_0)
         x_t = self.schedule.q(x_0, t).sample(noise)
         with self.accelerator.autocast():
-            output = self.network(x_t, t, states if states.is_cuda else states.float()).sample
+            output = self.network(x_t, t, prompt_embeds if prompt_embeds.is_cuda else prompt_embeds.float()).sample
         target = training_target(x_0, noise, t, self.schedule, r.prediction_type)
         loss = (output.float() - target).square().mean()
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        self.average.step(self.model.parameters())
+        self.ema.step(self.model.parameters())
         return {"loss": loss}
 
 
@@ -129,7 +129,7 @@ def validation_loss(
         part = slice(start, start + batch_size)
         x_0 = chunk.latents[part].to(model.device).float()
         x_t = schedule.q(x_0, timesteps[part]).sample(noise[part])
-        output = model(x_t, timesteps[part], chunk.states[part].to(model.device, model.dtype)).sample
+        output = model(x_t, timesteps[part], chunk.prompt_embeds[part].to(model.device, model.dtype)).sample
         target = training_target(x_0, noise[part], timesteps[part], schedule, prediction_type)
         total += float((output.float() - target).square().mean(dim=(1, 2, 3)).sum())
     return total / n

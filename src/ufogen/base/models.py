@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    DiffusionPipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
 from ufogen import config
+from ufogen.base.configuration import check_sample_size
+from ufogen.base.loading import NO_CHECKER, load_part, naming
+from ufogen.base.loading import Pipeline as Pipeline  # for who works with a base
 from ufogen.base.text import WIDTH, load_text_encoder
-from ufogen.errors import UserError
-
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-SDXL_PARTS = (*PARTS, "text_encoder_2", "tokenizer_2")
-Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 # Stable Diffusion's own noise schedule and sampling convention.
 SCHEDULE = {
@@ -75,30 +65,14 @@ def make_scheduler(prediction_type: str) -> DDIMScheduler:
 def assemble(autoencoder: AutoencoderKL, denoiser: UNet2DConditionModel, scheduler: DDIMScheduler) -> StableDiffusionPipeline:
     """A StableDiffusionPipeline of the three parts, with the frozen text encoder of the installed package."""
     encoder, tokenizer = load_text_encoder()
-    return StableDiffusionPipeline(
-        vae=autoencoder,
-        text_encoder=encoder,
-        tokenizer=tokenizer,
-        unet=denoiser,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    parts = {"vae": autoencoder, "text_encoder": encoder, "tokenizer": tokenizer, "unet": denoiser, "scheduler": scheduler}
+    return StableDiffusionPipeline(**parts, **NO_CHECKER)
 
 
-def require_parts(folder: Path, name: str, kind: str) -> None:
-    """Raise `UserError` where a folder, called `name`, lacks a part of such a pipeline."""
-    parts = SDXL_PARTS if kind == "StableDiffusionXLPipeline" else PARTS
-    missing = [part for part in parts if not (folder / part).is_dir()]
-    if missing:
-        raise UserError(f"{name} lacks {', '.join(missing)}: a whole {kind} is needed")
-
-
-def load_pipeline(folder: str | Path) -> Pipeline:
-    """Load a Stable Diffusion or SDXL folder from the disk, without asking any hub."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if DiffusionPipeline.load_config(folder, local_files_only=True)["_class_name"] == "StableDiffusionXLPipeline":
-            return StableDiffusionXLPipeline.from_pretrained(folder, local_files_only=True, add_watermarker=False)
-        return StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, safety_checker=None)
+def load_small(folder: Path, vae: Path, name: str, scheduler: type = DDIMScheduler) -> StableDiffusionPipeline:
+    """U-Net and scheduler of a folder, the autoencoder in the folder `vae` and the installed text encoder, called `name`."""
+    unet = load_part(UNet2DConditionModel, folder / "unet", name)
+    check_sample_size(name, unet.config.sample_size)
+    with naming(name):
+        noise = scheduler.from_pretrained(folder / "scheduler", local_files_only=True)
+    return assemble(load_part(AutoencoderKL, vae, name), unet, noise)

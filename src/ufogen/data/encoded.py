@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from ufogen.diffusion.batch import EncodedBatch
 from ufogen.errors import UserError
 from ufogen.randomness import numpy_generator
 
 OPEN = 128  # shards that are mapped at a time
-
-
-@dataclass
-class EncodedBatch:
-    """`latents` (b, c, h, w), token states `states` (b, tokens, width) and for SDXL `pooled` (b, p), float16 as stored."""
-
-    latents: Tensor
-    states: Tensor
-    pooled: Tensor | None = field(default=None, kw_only=True)
 
 
 class Order:
@@ -42,7 +32,7 @@ class Order:
         self._epoch, self._order = -1, None
 
     def __call__(self, step: int) -> np.ndarray:
-        """Ascending, which the disk likes; the order inside a batch is of no account."""
+        """Ascending, which the disk likes: nothing may go by an item's place in its batch."""
         per_epoch = self.n // (self.batch_size * self.world_size)
         epoch, position = divmod(step, per_epoch)
         if epoch != self._epoch:
@@ -53,9 +43,9 @@ class Order:
 
 
 class Encoded:
-    """The folder that the encode stage wrote: latents.npy, states.npy and a card, or such a pair of files a shard.
+    """The folder that the encode stage wrote: latents.npy, prompt_embeds.npy and a card, or such a pair of files a shard.
 
-    For an SDXL base the card says `pooled`, and pooled.npy lies beside them.
+    For an SDXL base the card says `pooled_prompt_embeds`, and pooled_prompt_embeds.npy lies beside them.
     Calling it with an update's number gives that update's batch, in the order of `Order`.
     """
 
@@ -64,7 +54,11 @@ class Encoded:
         self._open = lru_cache(OPEN)(self._read)
         try:
             self.card = json.loads((self.folder / "card.json").read_text())
-            self._kinds = ("latents", "states", "pooled") if self.card.get("pooled") else ("latents", "states")
+            self._kinds = (
+                ("latents", "prompt_embeds", "pooled_prompt_embeds")
+                if self.card.get("pooled_prompt_embeds")
+                else ("latents", "prompt_embeds")
+            )
             self._shards = self.card.get("shards", {"": self.card["n"]})  # the ending of the files' names: pairs in them
             whole = all(len(array) == n for shard, n in self._shards.items() for array in self._open(shard))
         except (OSError, ValueError, KeyError) as error:

@@ -12,11 +12,10 @@ from ufogen.base.autoencoder import to_model_range
 from ufogen.base.models import Pipeline
 from ufogen.base.text import encode_prompts, text_encoders
 from ufogen.data.crops import CENTER, read_rgb, square
-from ufogen.data.encoded import EncodedBatch
 from ufogen.data.shards import Shard
+from ufogen.diffusion.batch import EncodedBatch
+from ufogen.precision import DTYPES, resolve_precision
 from ufogen.randomness import numpy_generator, torch_generator
-
-DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -43,10 +42,12 @@ class Encoder:
     ):
         self.vae = base.vae.to(device)
         self.text = [(encoder.to(device), tokenizer) for encoder, tokenizer in text_encoders(base)]
-        self.kinds = ("latents", "states", "pooled") if len(self.text) > 1 else ("latents", "states")  # of a batch
-        half = settings.encode_precision != "no"
+        self.kinds = (
+            ("latents", "prompt_embeds", "pooled_prompt_embeds") if len(self.text) > 1 else ("latents", "prompt_embeds")
+        )  # of a batch
+        self.precision = resolve_precision(settings.encode_precision, device)
         # SDXL's autoencoder overflows in float16; that flag is SDXL's, other pipelines of diffusers disregard it
-        self.half_vae = half and not (len(self.text) > 1 and self.vae.config.force_upcast)
+        self.half_vae = self.precision != "no" and not (len(self.text) > 1 and self.vae.config.force_upcast)
         self.settings, self.seed = settings, seed
         self.resolution = settings.resolution or base.unet.config.sample_size * base.vae_scale_factor
 
@@ -58,23 +59,26 @@ class Encoder:
 
     @torch.no_grad()
     def encode(self, pairs: list[Decoded]) -> EncodedBatch:
-        """Latents, a sample of the autoencoder's Gaussian each, and text's states, float16 on the encoder's device."""
-        latents, states, pooled = [], [], []
+        """Latents, a sample of the autoencoder's Gaussian each, and text's prompt_embeds, float16 on the encoder's device."""
+        latents, prompt_embeds, pooled_prompt_embeds = [], [], []
         device, size = self.vae.device, self.settings.encode_batch_size
-        precision = self.settings.encode_precision
         for start in range(0, len(pairs), size):
             part = pairs[start : start + size]
-            with torch.autocast(device.type, DTYPES[precision], enabled=self.half_vae):
+            with torch.autocast(device.type, DTYPES[self.precision], enabled=self.half_vae):
                 posterior = self.vae.encode(to_model_range(np.stack([p.image for p in part]), device)).latent_dist
-            with torch.autocast(device.type, DTYPES[precision], enabled=precision != "no"):
+            with torch.autocast(device.type, DTYPES[self.precision], enabled=self.precision != "no"):
                 text = encode_prompts([p.caption for p in part], self.text)
             noise = torch.stack([self._noise(p.key, posterior.mean.shape[1:]) for p in part]).to(device)
             latent = posterior.mean.float() + posterior.std.float() * noise  # (b, c, h, w)
             latents.append((latent * self.vae.config.scaling_factor).half())
-            states.append(text.states.half())
-            if text.pooled is not None:
-                pooled.append(text.pooled.half())
-        return EncodedBatch(torch.cat(latents), torch.cat(states), pooled=torch.cat(pooled) if pooled else None)
+            prompt_embeds.append(text.prompt_embeds.half())
+            if text.pooled_prompt_embeds is not None:
+                pooled_prompt_embeds.append(text.pooled_prompt_embeds.half())
+        return EncodedBatch(
+            torch.cat(latents),
+            torch.cat(prompt_embeds),
+            pooled_prompt_embeds=torch.cat(pooled_prompt_embeds) if pooled_prompt_embeds else None,
+        )
 
     def _noise(self, key: tuple[int, int], shape: torch.Size) -> torch.Tensor:
         return torch.randn(shape, generator=torch_generator("cpu", self.seed, "encode", *key))

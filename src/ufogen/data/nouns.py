@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -101,11 +101,17 @@ class Nouns:
         parts[:, 3], parts[:, 4] = np.divmod(pair, COUNTS["glasses"])
         return parts
 
-    @cached_property
+    @property
     def heldout_pairs(self) -> np.ndarray:
-        """(heads, glasses) bool: the 5 % of pairs, at most a few a head, that no training image shows."""
-        rng = np.random.Generator(np.random.PCG64(HELDOUT_SEED))
-        return rng.random((COUNTS["head"], COUNTS["glasses"])) < 0.05
+        """See `heldout_pairs`."""
+        return heldout_pairs()
+
+
+@cache
+def heldout_pairs() -> np.ndarray:
+    """(heads, glasses) bool: the 5 % of pairs, at most a few a head, that no training image shows."""
+    rng = np.random.Generator(np.random.PCG64(HELDOUT_SEED))
+    return rng.random((COUNTS["head"], COUNTS["glasses"])) < 0.05
 
 
 def _decode_part(data: str) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +24,31 @@ class Pairs:
     captions: list[str]
     parts: np.ndarray
     mentioned: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, rows: slice) -> Pairs:
+        return Pairs(self.images[rows], self.captions[rows], self.parts[rows], self.mentioned[rows])
+
+
+def write_pairs(folder: Path, pairs: Pairs) -> None:
+    """Write a set as a new folder of four files."""
+    folder.mkdir(parents=True)
+    np.save(folder / "images.npy", pairs.images)
+    np.save(folder / "parts.npy", pairs.parts)
+    np.save(folder / "mentioned.npy", pairs.mentioned)
+    (folder / "captions.json").write_text(json.dumps(pairs.captions, indent=0))
+
+
+def read_pairs(folder: Path) -> Pairs:
+    """A set that `write_pairs` wrote; its images are memory-mapped."""
+    return Pairs(
+        np.load(folder / "images.npy", mmap_mode="r"),
+        json.loads((folder / "captions.json").read_text()),
+        np.load(folder / "parts.npy"),
+        np.load(folder / "mentioned.npy"),
+    )
 
 
 def make_pairs(nouns: Nouns, n: int, seed: int, purpose: str, number: int = 0, threads: int = 1, law: str = "short") -> Pairs:

@@ -13,9 +13,12 @@ from types import TracebackType
 
 import numpy as np
 
+from ufogen import config
 from ufogen.data.encoder import Decoded, Encoder
 from ufogen.data.shards import Shard
 from ufogen.errors import UserError
+from ufogen.files import ARTIFACTS, sha256
+from ufogen.training.checkpoint import fingerprint
 
 
 class ArrayWriter:
@@ -46,9 +49,9 @@ class ArrayWriter:
 
 
 def encode_shard(shard: Shard, rows: np.ndarray, encoder: Encoder, folder: Path) -> None:
-    """Write latents-NAME.npy and states-NAME.npy of a shard's `rows`, without broken images, and at last its card NAME.json.
+    """Write latents-NAME.npy and prompt_embeds-NAME.npy of a shard's `rows`, without broken images, at last its card NAME.json.
 
-    For SDXL also pooled-NAME.npy.
+    For SDXL also pooled_prompt_embeds-NAME.npy.
     """
     name, whole, broken = shard.path.stem, 0, 0
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder) as aside:
@@ -75,6 +78,21 @@ def shard_card(shard: Shard, folder: Path) -> dict | None:
     except FileNotFoundError:
         return None
     return card if card["stamp"] == shard.stamp else None
+
+
+def identity(c: config.Config) -> str:
+    """A short hash of all that decides what the pairs of shards are encoded to."""
+    free = ("cache", "workers", "encode_batch_size", "train_size", "evaluation_size", "node_modules", "split", "tracked")
+    settings = {key: value for key, value in config.to_dict(c.data).items() if key not in free}
+    parts = ("vae", "text_encoder", "text_encoder_2")  # the last is SDXL's alone
+    weights = [sha256(ARTIFACTS / "base" / part) for part in parts if (ARTIFACTS / "base" / part).is_dir()]
+    return fingerprint(c.seed, settings, str(Path(c.data.path).resolve()), weights)
+
+
+def read_run(folder: Path) -> str | None:
+    """The identity of the shards' encoding in a folder, None where there is none."""
+    card = folder / "card.json"
+    return json.loads(card.read_text()).get("run") if card.is_file() else None
 
 
 def _decoded(shard: Shard, rows: np.ndarray, encoder: Encoder) -> Iterator[list[Decoded | None]]:

@@ -191,7 +191,7 @@ def _read(file: io.BufferedReader, member: tarfile.TarInfo) -> bytes:
 
 
 def _caption(text: bytes) -> str:
-    return " ".join(text.decode("utf-8", "replace").split())
+    return " ".join(text.decode("utf-8-sig", "replace").split())  # some tools begin with a byte order mark
 
 
 def _filter(pairs: np.ndarray, settings: config.Data) -> tuple[np.ndarray, Counter]:

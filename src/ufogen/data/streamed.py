@@ -6,9 +6,10 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ufogen.data.encoded import EncodedBatch, Order
+from ufogen.data.encoded import Order
 from ufogen.data.encoder import Decoded, Encoder
 from ufogen.data.shards import Shards
+from ufogen.diffusion.batch import EncodedBatch
 from ufogen.errors import UserError
 from ufogen.files import write_whole
 

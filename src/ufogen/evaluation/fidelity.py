@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from ufogen.errors import UserError
 from ufogen.evaluation.features import torch_fidelity  # which takes care of a missing torchvision
+from ufogen.randomness import numpy_generator
 
 _fid, _kid, _prc = torch_fidelity.metric_fid, torch_fidelity.metric_kid, torch_fidelity.metric_prc
 
@@ -32,7 +34,8 @@ def fidelity(
     -------
     kid_lite0: squared maximum mean discrepancy with the kernel (x.y / d + 1)^3 (Binkowski et al. 2018, arXiv
         1801.01401). Unbiased, so it may be slightly negative where the distributions are equal.
-    kid_lite0_std: standard deviation over the subsets. Not an error bar of the mean: subsets share images.
+    kid_lite0_std: standard deviation over the subsets. Not an error bar of the mean, which is
+        `kid_standard_error`: subsets share images.
     fd_lite0: Frechet distance of two Gaussians (Heusel et al. 2017, arXiv 1706.08500). Strongly biased
         upwards for few images: compare at equal n only, beside the value of a second real set.
     precision, recall: share of generated images among the real ones and of real ones among the generated ones
@@ -77,6 +80,30 @@ def fidelity(
     }
 
 
+def kid_standard_error(
+    features_generated: torch.Tensor, features_reference: torch.Tensor, *, seed: int, resamples: int = 200
+) -> float:
+    """Standard error of `kid_lite0` over other generated images, the real ones staying, by a bootstrap.
+
+    An image that is drawn twice is not compared with itself, which would add its kernel's diagonal.
+
+    Parameters
+    ----------
+    features_generated, features_reference: (n, d) and (m, d), n >= 2.
+    seed: of the resamples; 200 of them are sure to 5 %.
+    """
+    x, y = features_generated.double(), features_reference.double()
+    n = len(x)
+    among = (x @ x.T / x.shape[1] + 1) ** 3  # (n, n)
+    among.fill_diagonal_(0)
+    across = ((x @ y.T / x.shape[1] + 1) ** 3).mean(1)  # (n,)
+    rng = numpy_generator(seed, "standard error of KID")
+    times = torch.from_numpy(rng.multinomial(n, np.full(n, 1 / n), resamples)).double()  # (resamples, n)
+    pairs = n**2 - times.square().sum(1)
+    again = (times @ among * times).sum(1) / pairs - 2 * times @ across / n
+    return float(again.std())
+
+
 def frechet_and_kid(
     features_generated: torch.Tensor, features_reference: torch.Tensor, *, seed: int, kid_subset_size: int, kid_subsets: int
 ) -> dict[str, float]:
@@ -86,7 +113,15 @@ def frechet_and_kid(
         _fid.fid_features_to_statistics(features_reference),
         verbose=False,
     )
-    kid = _kid.kid_features_to_metric(
+    mean, std = kid(features_generated, features_reference, seed=seed, kid_subset_size=kid_subset_size, kid_subsets=kid_subsets)
+    return {"frechet": frechet["frechet_inception_distance"], "kid": mean, "kid_std": std}
+
+
+def kid(
+    features_generated: torch.Tensor, features_reference: torch.Tensor, *, seed: int, kid_subset_size: int, kid_subsets: int
+) -> tuple[float, float]:
+    """The mean over random subsets, and their standard deviation, of features (n, d) and (m, d); see `fidelity`."""
+    found = _kid.kid_features_to_metric(
         features_generated,
         features_reference,
         kid_subset_size=kid_subset_size,
@@ -94,8 +129,4 @@ def frechet_and_kid(
         rng_seed=seed,
         verbose=False,
     )
-    return {
-        "frechet": frechet["frechet_inception_distance"],
-        "kid": kid["kernel_inception_distance_mean"],
-        "kid_std": kid["kernel_inception_distance_std"],
-    }
+    return found["kernel_inception_distance_mean"], found["kernel_inception_distance_std"]

@@ -15,7 +15,7 @@ EDITS = {
     "attribute_accuracy": "attributes of the new prompt",
 }
 CONTROLS = {"none": "no control", "controlnet": "ControlNet", "adapter": "T2I-Adapter"}
-METHODS = {"ufogen": ("UFOGen, 1 step", COLOURS["ufogen"]), "teacher": ("teacher", COLOURS["ddim"])}
+METHODS = {"ufogen": ("UFOGen, 1 step", COLOURS["ufogen"]), "base": ("base", COLOURS["ddim"])}
 
 
 def application_curves(edits: pd.DataFrame, control: pd.DataFrame, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Quality of UFOGen and of its teacher against sampling steps and against time."""
+"""Quality of UFOGen and of its base against sampling steps, time, and what captions leave open."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pandas as pd
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from ufogen.evaluation.coverage import expected_distinct, part_shares
 from ufogen.figures.style import COLOURS, plt, save_figure
 
 # (method, sampler): label, colour, marker and where the number of steps stands beside a point (points)
 SERIES = {
     ("ufogen", "renoise"): ("UFOGen", COLOURS["ufogen"], "o", (0, -14)),
-    ("teacher", "ddim"): ("teacher, DDIM", COLOURS["ddim"], "s", (0, 7)),
-    ("teacher", "dpm++"): ("teacher, DPM++", COLOURS["dpm++"], "^", (0, -14)),
+    ("base", "ddim"): ("base, DDIM", COLOURS["ddim"], "s", (0, 7)),
+    ("base", "dpm++"): ("base, DPM++", COLOURS["dpm++"], "^", (0, -14)),
 }
 FLOORS = {  # what a perfect generator would reach: a second real set, as it is and through the autoencoder
     "none": ("real images", "--"),
@@ -24,14 +25,17 @@ FLOORS = {  # what a perfect generator would reach: a second real set, as it is 
 METRICS = {
     "kid_lite0": "KID-Lite0 (lower is better)",
     "fd_lite0": "FD-Lite0 (lower is better)",
+    "residual": "distance to real characters, grey levels",
     "attribute_accuracy": "attribute accuracy (higher is better)",
 }
+NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
 
 
 def quality_against_steps(results: pd.DataFrame, path: Path) -> None:
     """One panel a metric, from paper/results/main.csv."""
-    figure, axes = plt.subplots(1, len(METRICS), figsize=(9.6, 3.4), layout="constrained")
-    for axis, (metric, title) in zip(axes, METRICS.items(), strict=True):
+    results = of_all_images(results)
+    figure, axes = plt.subplots(2, 2, figsize=(7.6, 6), layout="constrained")
+    for axis, (metric, title) in zip(axes.flat, METRICS.items(), strict=True):
         for rows, (label, colour, marker, _) in _series(results):
             axis.plot(rows["steps"], rows[metric], color=colour, marker=marker, ms=6, lw=1.6, label=label)
         _floors(axis, results, metric)
@@ -43,14 +47,15 @@ def quality_against_steps(results: pd.DataFrame, path: Path) -> None:
             axis.set_xticks(steps, [f"{step:g}" for step in steps])
         axis.xaxis.minorticks_off()
         axis.set_title(title, loc="left")
-    passes = " (a step of the guided teacher is two passes)" if (results["guidance"] > 1).any() else ""
+    passes = " (a step of the guided base is two passes)" if (results["guidance"] > 1).any() else ""
     figure.supxlabel(f"sampling steps{passes}", fontsize=9)
-    _legend(figure, axes[0])
+    _legend(figure, axes[0, 0], columns=3)
     save_figure(figure, path)
 
 
 def quality_against_time(results: pd.DataFrame, path: Path) -> None:
     """KID-Lite0 against seconds an image, text to pixels; a number beside a point is its sampling steps."""
+    results = of_all_images(results)
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     for rows, (label, colour, marker, offset) in _series(results.dropna(subset=["seconds_per_image"])):
         axis.plot(rows["seconds_per_image"], rows["kid_lite0"], color=colour, marker=marker, ms=6, lw=1.2, label=label)
@@ -70,6 +75,44 @@ def quality_against_time(results: pd.DataFrame, path: Path) -> None:
     save_figure(figure, path)
 
 
+def quality_against_openness(results: pd.DataFrame, path: Path) -> None:
+    """UFOGen in one step and the base in its most, by how many attributes captions name: the fewer, the more is open."""
+    results = results.assign(
+        head_share=[_head_share(*row) for row in results[["distinct_open_heads", "open_heads"]].to_numpy()]
+    )
+    some = results[results["named"] != "all"].assign(named=lambda rows: pd.to_numeric(rows["named"]))
+    slowest = some[some["method"] == "base"].sort_values("steps", kind="stable")[["method", "sampler", "steps"]].tail(1)
+    chosen = [("ufogen", "renoise", 1), *slowest.itertuples(index=False, name=None)]
+    metrics = [metric for metric in ("residual", "head_share", "kid_lite0") if some[metric].notna().any()]
+    figure, axes = plt.subplots(1, len(metrics), figsize=(3.4 * len(metrics), 3.2), layout="constrained", squeeze=False)
+    for axis, metric in zip(axes.flat, metrics, strict=True):
+        for method, sampler, steps in chosen:
+            rows = some[(some["method"] == method) & (some["sampler"] == sampler) & (some["steps"] == steps)]
+            rows = rows.dropna(subset=[metric]).sort_values("named")
+            name, colour, marker, _ = SERIES[method, sampler]
+            label = f"{name}, {steps:g} step" + "s" * (steps != 1)
+            axis.plot(rows["named"], rows[metric], color=colour, marker=marker, ms=6, lw=1.6, label=label)
+        _floors(axis, of_all_images(results), metric)
+        axis.set_ylim(bottom=min(0, 2 * results[metric].min()))
+        numbers = sorted(some["named"].unique())
+        axis.set_xlim(numbers[0] - 0.3, numbers[-1] + 0.3)
+        axis.set_xticks(numbers, [NUMBERS[number] for number in numbers])
+        axis.set_title((METRICS | {"head_share": "distinct open heads, share of real images'"})[metric], loc="left")
+    figure.supxlabel("attributes, of five, that the caption names", fontsize=9)
+    _legend(figure, axes[0, 0], columns=2 if len(metrics) == 1 else 4)
+    save_figure(figure, path)
+
+
+def _head_share(found: float, images: float) -> float:
+    """How many open heads the images show, by how many as many real ones show on average; NaN where no head is open."""
+    return found / expected_distinct(part_shares("head"), int(images)) if images > 0 else float("nan")
+
+
+def of_all_images(results: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table that count every image, not those of some captions alone."""
+    return results[results["named"] == "all"]
+
+
 def _series(results: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, tuple]]:
     for (method, sampler), look in SERIES.items():
         rows = results[(results["method"] == method) & (results["sampler"] == sampler)]
@@ -87,8 +130,8 @@ def _floors(axis: plt.Axes, results: pd.DataFrame, metric: str) -> None:
 def _scale(axis: plt.Axes, results: pd.DataFrame, metric: str) -> None:
     """Distances span decades. KID is unbiased and may be 0 or less for real images: then the axis is linear below
     the lowest value of anything else."""
-    if metric == "attribute_accuracy":
-        axis.set_ylim(0, 1.04)
+    if metric in ("attribute_accuracy", "residual"):
+        axis.set_ylim(0, 1.04 if metric == "attribute_accuracy" else None)
         return
     axis.margins(y=0.12)
     lowest = results[metric].min()

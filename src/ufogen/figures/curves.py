@@ -66,6 +66,9 @@ def _panels(log: pd.DataFrame) -> list[Panel]:
         Panel("R1 penalty", {"r1": ("", GREY)}, log=True),
         Panel("reconstruction loss", {"reconstruction": ("", RED)}, log=True),
         Panel("KID-Lite0 of one-step samples, validation", {"kid_lite0": ("", RED)}),
+        Panel(
+            "grey levels to the nearest real character", {"residual": ("all", GREY), "residual_head_open": ("head open", RED)}
+        ),
         Panel("attributes of one-step samples, validation", {"attribute_accuracy": ("", RED)}),
         Panel("standard deviation of one-step samples", {"std_last": ("", RED)}, 1.0, "data: 1"),
     ]

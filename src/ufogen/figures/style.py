@@ -8,11 +8,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
-from PIL import Image
 
 COLOURS = {"ufogen": "#c8102e", "ddim": "#1f5fa8", "dpm++": "#3a9c78", "real": "#444444"}
-SCALE = 4  # screen pixels for a pixel of the art in plain grids
 DPI = 160
 
 plt.rcParams.update(
@@ -34,14 +31,3 @@ def save_figure(figure: plt.Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
     plt.close(figure)
-
-
-def save_image_grid(path: Path, images: np.ndarray, columns: int) -> None:
-    """Images (n, h, w, 3) uint8 as one PNG, `columns` a row, each pixel enlarged."""
-    n, h, w, _ = images.shape
-    rows = -(-n // columns)
-    sheet = np.full((rows * columns, h, w, 3), 255, np.uint8)
-    sheet[:n] = images
-    sheet = sheet.reshape(rows, columns, h, w, 3).swapaxes(1, 2).reshape(rows * h, columns * w, 3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).resize((columns * w * SCALE, rows * h * SCALE), Image.Resampling.NEAREST).save(path)

@@ -1,12 +1,10 @@
-"""Curves of a run: CSV files with a line an update, which a resumed run goes on with, and DVCLive beside them."""
+"""Curves of a run: CSV files with a line an update, which a resumed run goes on with. `dvc plots show` draws them."""
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
-from dvclive import Live
+import pandas as pd
 
 from ufogen.files import write_whole
 
@@ -17,39 +15,24 @@ class Table:
     def __init__(self, path: Path, resume: bool):
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.rows: list[dict] = []
-        if resume and path.is_file():
-            with path.open() as file:
-                self.rows = list(csv.DictReader(file))
+        self.rows: list[dict] = pd.read_csv(path).to_dict("records") if resume and path.is_file() else []
 
     def before(self, step: int) -> list[dict]:
         """The lines of earlier updates."""
-        return [row for row in self.rows if int(row["update"]) < step]
+        return [row for row in self.rows if row["update"] < step]
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """Put the line of update `step` behind those of earlier ones and write the file."""
-        self.rows = [*self.before(step), {"update": step} | {name: f"{value:.6g}" for name, value in values.items()}]
-        names = dict.fromkeys(name for row in self.rows for name in row)  # in the order in which they came up
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(names), restval="")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_whole(self.path, text.getvalue().encode())
+        self.rows = [*self.before(step), {"update": step} | {name: float(f"{value:.6g}") for name, value in values.items()}]
+        text = pd.DataFrame(self.rows).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        write_whole(self.path, text.encode())
 
 
 class CurveLog:
-    """Curves through DVCLive and as one CSV; `constants`, as a loss at equilibrium, stand beside them."""
+    """The training curves; `constants`, as a loss at equilibrium, stand beside them."""
 
     def __init__(self, folder: Path, constants: dict[str, float], resume: bool):
         self.table, self.constants = Table(folder / "curves.csv", resume), constants
-        self.live = Live(str(folder / "live"), save_dvc_exp=False, dvcyaml=None, report=None, resume=resume)
 
     def __call__(self, step: int, means: dict[str, float]) -> None:
-        means = dict(sorted((means | self.constants).items()))
-        self.table.add(step, means)
-        self.live.step = step
-        for name, value in means.items():
-            self.live.log_metric(name, value)
-
-    def close(self) -> None:
-        self.live.end()
+        self.table.add(step, dict(sorted((means | self.constants).items())))

@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env
 from torch import Tensor
 from tqdm import tqdm
 
 from ufogen.errors import UserError
+from ufogen.precision import resolve_precision
 from ufogen.randomness import Draws, torch_generator
 from ufogen.training.checkpoint import Checkpoint
 
@@ -34,6 +35,7 @@ class Task(Protocol):
 def make_accelerator(device: str, precision: str) -> Accelerator:
     """An Accelerator on the device asked for.
 
+    A precision `auto` is resolved for it.
     Raises `UserError` where the device is not there, and for an engine that cannot train two networks.
     """
     for engine in ("FSDP", "DeepSpeed", "Megatron_LM"):
@@ -43,10 +45,14 @@ def make_accelerator(device: str, precision: str) -> Accelerator:
             )
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("parameter device is cuda, but torch sees no GPU: use device=auto or device=cpu")
+    precision = resolve_precision(precision, device)
     if precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
         raise UserError("precision fp16 needs a GPU: use bf16 or no")
     # said outright where there is no GPU: accelerate sets up several processes on the CPU only then
-    return Accelerator(cpu=device == "cpu" or not torch.cuda.is_available(), mixed_precision=precision)
+    cpu = device == "cpu" or not torch.cuda.is_available()
+    # said outright too, because accelerate would take them from the environment and train other weights without a word
+    accumulation = GradientAccumulationPlugin(num_steps=1)
+    return Accelerator(cpu=cpu, mixed_precision=precision, gradient_accumulation_plugin=accumulation, dynamo_backend="no")
 
 
 def fit(

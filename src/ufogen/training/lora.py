@@ -8,8 +8,8 @@ from pathlib import Path
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
 
+from ufogen.diffusion.networks import Discriminator, Generator
 from ufogen.errors import UserError
-from ufogen.networks import Discriminator, Generator
 
 # attention, the convolutions of residual blocks, and those that change the resolution
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "conv_shortcut", "conv"]

@@ -1,0 +1,77 @@
+"""Compose experiments/ into what the stages read: params.yaml, and pipelines/ablations/arms.yaml from experiments/ablation.
+
+`python -m ufogen.compose [OVERRIDE ...]`, for example `profile=gpu`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException, MissingConfigException
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from ufogen import config
+from ufogen.errors import UserError
+from ufogen.files import write_whole
+
+EXPERIMENTS = Path("experiments")
+HEADER = "# Written by `python -m ufogen.compose` from experiments/ablation: one file an arm, one run a seed.\n"
+
+
+def parameters(overrides: list[str]) -> dict:
+    """What params.yaml holds. Raises `UserError` for an override that cannot be composed; values are not looked at."""
+    if not (EXPERIMENTS / "config.yaml").is_file():
+        raise UserError(f"{EXPERIMENTS}/config.yaml not found: run from the repository's root")
+    try:
+        with initialize_config_dir(str(EXPERIMENTS.resolve()), version_base=None):
+            return OmegaConf.to_container(compose("config", overrides=overrides), resolve=True, throw_on_missing=True)
+    except Exception as error:  # hydra's, its parser's and OmegaConf's exceptions share no base class
+        raise UserError(_line(error, overrides)) from error
+
+
+def arms(overrides: list[str]) -> dict:
+    """What pipelines/ablations/arms.yaml holds: `runs`, {NAME-SEED: its arm and seed}, and each arm's own sections.
+
+    Arms with more seeds come first, and of those one seed after another, so that a study that is stopped has whole pairs.
+    """
+    found = {}
+    for path in sorted((EXPERIMENTS / "ablation").glob("*.yaml")):
+        tree = parameters([*overrides, f"+ablation={path.stem}"])
+        found[path.stem] = tree["ablation"] | {"objective": tree["objective"], "trainer": tree["trainer"]}
+    runs = [(-arm["seeds"], seed, name) for name, arm in found.items() for seed in range(arm["seeds"])]
+    return {"runs": {f"{name}-{seed}": {"arm": name, "seed": seed} for _, seed, name in sorted(runs)}, "arms": found}
+
+
+def main(overrides: list[str]) -> None:
+    """Write both files. Raises `UserError`, before anything is written, for a value that the schema does not allow."""
+    values = parameters(overrides)
+    config.build(config.Config, values)
+    found = arms(overrides)
+    for name, arm in found["arms"].items():
+        config.build(config.Objective, arm["objective"], f"arms.{name}.objective.")
+        config.build(config.Trainer, arm["trainer"], f"arms.{name}.trainer.")
+    write_whole(Path("params.yaml"), OmegaConf.to_yaml(OmegaConf.create(values)).encode())
+    write_whole(Path("pipelines/ablations/arms.yaml"), (HEADER + OmegaConf.to_yaml(OmegaConf.create(found))).encode())
+
+
+def _line(error: Exception, overrides: list[str]) -> str:
+    """A complaint of hydra's in one line that names the key, the value and what is allowed."""
+    first = str(error).splitlines()[0]
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, value = error.missing_cfg_file.partition("/")
+        return f"parameter {group} is {value!r}; allowed: {', '.join(error.options)}"
+    if isinstance(error, ConfigCompositionException) and first.startswith("Could not override '"):
+        return config.unknown(config.Config, first.split("'")[1].split("."))
+    if isinstance(error, MissingMandatoryValue) and error.full_key:
+        return f"parameter {error.full_key} is missing; allowed: {config.allowed_at(config.Config, error.full_key.split('.'))}"
+    return f"parameters {' '.join(overrides)} cannot be composed: {first}"
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")

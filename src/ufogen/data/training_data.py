@@ -1,0 +1,38 @@
+"""What training calls for its batches, whichever the source: a batch is a pure function of the update's number."""
+
+from __future__ import annotations
+
+from accelerate import Accelerator
+
+from ufogen import config
+from ufogen.base.models import Pipeline
+from ufogen.data.encoded import Encoded
+from ufogen.data.encoder import Encoder
+from ufogen.data.shard_encoding import identity, read_run
+from ufogen.data.shards import open_shards
+from ufogen.data.streamed import Streamed
+from ufogen.errors import UserError
+from ufogen.files import ARTIFACTS
+
+
+def open_training_data(c: config.Config, accelerator: Accelerator, base: Pipeline) -> Encoded | Streamed:
+    """This process's share of each batch, from the disk or, with data.cache=false, encoded by `base` as training goes.
+
+    Raises `UserError` where the encoded data is missing or was made with other settings.
+    """
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    share = (c.trainer.batch_size * c.trainer.accumulation, c.seed, rank, world_size)
+    if c.data.source == "nouns":
+        return Encoded(ARTIFACTS / "encoded", *share)
+    if c.data.source == "coco":
+        raise UserError("parameter data.source is coco, which is for evaluation; allowed for training: nouns, webdataset")
+    if c.data.cache:
+        if read_run(ARTIFACTS / "encoded") != identity(c):
+            raise UserError("artifacts/encoded was made from other data or settings: run the stage encode again")
+        return Encoded(ARTIFACTS / "encoded", *share)
+    index = ARTIFACTS / "shards"
+    shards = open_shards(c.data, index, rank, world_size, accelerator.wait_for_everyone)
+    encoder = Encoder(base, c.data, c.seed, accelerator.device)
+    data = Streamed(shards, encoder, index / f"broken_images-{rank}.json", *share)
+    data.card["run"] = identity(c)  # a checkpoint made with other settings is not continued
+    return data

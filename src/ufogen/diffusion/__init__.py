@@ -1,0 +1,1 @@
+"""The method: the forward process, the networks, the objective and its sampler."""

@@ -1,0 +1,41 @@
+"""Export of a trained generator to an ordinary StableDiffusionPipeline or StableDiffusionXLPipeline folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffusers import LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+
+from ufogen.base.loading import NO_CHECKER, Pipeline, save_pipeline
+from ufogen.errors import UserError
+
+
+def ufogen_scheduler(config: dict) -> LCMScheduler:
+    """A stock scheduler that makes stock diffusers do UFOGen sampling with the noise schedule of `config`.
+
+    With 1,000 original steps its timesteps are 999 for one step and 999, 749, 499, 249 for four; there its boundary
+    coefficients are c_skip = 0 and c_out = 1 to seven digits, so a step is x_0 noised again, and the last one x_0 itself.
+    For numbers of steps that do not divide 1,000 its timesteps may differ from ours by one.
+    """
+    keys = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type")
+    kept = {key: config.get(key) for key in keys}
+    steps = config["num_train_timesteps"]
+    return LCMScheduler(**kept, original_inference_steps=steps, clip_sample=False, steps_offset=1)
+
+
+def export_pipeline(base: Pipeline, unet: UNet2DConditionModel, folder: str | Path) -> Pipeline:
+    """Write `base` with its denoiser replaced by the trained generator. Call it with guidance_scale=0."""
+    components = dict(base.components) | {"unet": unet, "scheduler": ufogen_scheduler(base.scheduler.config)}
+    if isinstance(base, StableDiffusionXLPipeline):
+        settings = {"force_zeros_for_empty_prompt": base.config.force_zeros_for_empty_prompt, "add_watermarker": False}
+    else:
+        settings = NO_CHECKER
+    pipeline = type(base)(**components | settings)
+    save_pipeline(pipeline, folder)
+    return pipeline
+
+
+def refuse_sdxl(base: Pipeline, what: str) -> None:
+    """Raise `UserError` where the base is SDXL, for what takes token states alone."""
+    if isinstance(base, StableDiffusionXLPipeline):
+        raise UserError(f"{what} with an SDXL base is not supported; allowed: a StableDiffusionPipeline")

@@ -1,1 +1,0 @@
-"""Training objectives, one file each. The trainer knows none of them by name."""

@@ -1,0 +1,36 @@
+"""Sample every method of the comparison from the same prompts and the same noise."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from diffusers import UNet2DConditionModel
+from tqdm import tqdm
+
+from ufogen import config
+from ufogen.base.loading import load_base, load_part
+from ufogen.data.pairs import read_pairs
+from ufogen.evaluation.sampler import Sampler, methods
+from ufogen.pipelines.stage import ARTIFACTS, publish, run
+from ufogen.precision import DTYPES
+from ufogen.training.loop import make_accelerator
+
+
+def main(c: config.Config) -> None:
+    """Write artifacts/samples: for each method the images for the evaluation prompts and for the held-out pairs."""
+    device, s = make_accelerator(c.device, "no").device, c.sampler
+    unet = load_part(UNet2DConditionModel, ARTIFACTS / "train" / "unet", "the trained generator")
+    sampler = Sampler.load(load_base(ARTIFACTS / "base"), unet, device, DTYPES[s.precision])
+    compared = methods(("ufogen", *s.base_solvers), s.ufogen_steps, s.base_steps, s.guidance, "sampler.base_solvers")
+    with publish(ARTIFACTS / "samples") as out:
+        for part in ("evaluation", "heldout"):
+            text = sampler.encode(read_pairs(ARTIFACTS / "data" / part).captions)
+            (out / part).mkdir()
+            for method in tqdm(compared, desc=part, mininterval=5):
+                np.save(out / part / f"{method.name}.npy", sampler.sample(method, text, s.batch_size, c.seed))
+        (out / "card.json").write_text(json.dumps([vars(method) for method in compared], indent=1))
+
+
+if __name__ == "__main__":
+    run(main)

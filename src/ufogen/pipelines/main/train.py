@@ -1,0 +1,116 @@
+"""Train the one-step generator from the base.
+
+Several processes: `torchrun --standalone --nproc_per_node 2 -m ufogen.pipelines.main.train`, or on GPUs
+`accelerate launch --config_file experiments/accelerate/ddp.yaml -m ufogen.pipelines.main.train`, with
+`trainer.sharding=full` where the networks are to be divided over them. An update takes trainer.batch_size x
+trainer.accumulation pairs of each process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+
+import numpy as np
+import torch
+
+from ufogen import config
+from ufogen.base.loading import load_base
+from ufogen.data.encoded import Encoded
+from ufogen.data.streamed import Streamed
+from ufogen.data.training_data import open_training_data
+from ufogen.diffusion.losses import EQUILIBRIUM
+from ufogen.diffusion.networks import make_networks
+from ufogen.diffusion.schedule import Schedule
+from ufogen.errors import UserError
+from ufogen.evaluation.validation import Validation
+from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256
+from ufogen.training.checkpoint import Checkpoint, fingerprint
+from ufogen.training.log import CurveLog
+from ufogen.training.loop import fit, make_accelerator
+from ufogen.training.lora import add_lora, save_generator
+from ufogen.training.trainer import AdversarialTrainer
+
+
+def main(c: config.Config) -> None:
+    """Write artifacts/train: the averaged generator's weights, curves and one-step samples from fixed noise.
+
+    Samples and validation need the prompts of data.source=nouns; other sources have curves alone, and keep the last update.
+    Raises `UserError` where trainer.keep is `best` for such a source.
+    """
+    validates = c.data.source == "nouns"
+    if c.trainer.keep == "best" and not validates:
+        raise UserError(
+            f"parameter trainer.keep is best; allowed with data.source {c.data.source}, which has no validation: last"
+        )
+    tr, accelerator = c.trainer, make_accelerator(c.device, c.trainer.precision)
+    base = load_base(ARTIFACTS / "base")
+    schedule = Schedule.from_scheduler(base.scheduler)
+    torch.manual_seed(c.seed)
+    networks = make_networks(base.unet, schedule, base.scheduler.config.prediction_type, c.objective)
+    for network, rank in zip(networks, (tr.generator_lora_rank, tr.discriminator_lora_rank), strict=True):
+        if rank:
+            add_lora(network, rank)
+    task = AdversarialTrainer(*networks, schedule, c.objective, tr)
+    data = open_training_data(c, accelerator, base)
+    work = ARTIFACTS / "checkpoints" / "train"
+    run_id = fingerprint(
+        c.seed, config.to_dict(c.objective), config.to_dict(tr), data.card, accelerator.num_processes,
+        sha256(ARTIFACTS / "base" / "unet"),
+    )  # fmt: skip
+    resumable = Checkpoint(work, accelerator, run_id)
+    resume = resumable.exists()
+    log = validation = None
+    if accelerator.is_main_process:
+        log = CurveLog(work, {"equilibrium": EQUILIBRIUM[c.objective.adversarial]}, resume)
+        if validates:
+            validation = Validation(c, base, work, accelerator.device, resume)
+
+    def validate(step: int) -> None:
+        draw, measure = (step % every == 0 or step == tr.updates for every in (tr.sample_every, tr.validate_every))
+        if validates and (draw or measure):
+            with task.averaged() as generator:  # on all processes, which have each a part of it if it is sharded
+                if validation is not None:
+                    validation(generator, step, draw=draw, measure=measure)
+
+    fit(
+        task, data, accelerator, updates=tr.updates, seed=c.seed, folder=work, run=run_id,
+        checkpoint_every=tr.checkpoint_every, log_every=tr.log_every, on_log=log,
+        on_checkpoint=validate, description="ufogen",
+    )  # fmt: skip
+    with contextlib.nullcontext() if tr.keep == "best" else task.averaged() as generator:
+        if accelerator.is_main_process:
+            with publish(ARTIFACTS / "train") as out:
+                if tr.keep == "best":
+                    shutil.copytree(work / "best", out, dirs_exist_ok=True)
+                else:
+                    save_generator(generator.unet, out)
+                shutil.copy(work / "curves.csv", out / "curves.csv")
+                if validates:
+                    shutil.copy(work / "validation.csv", out / "validation.csv")
+                    shutil.copytree(work / "samples", out / "samples")
+                kept = validation.best if tr.keep == "best" else tr.updates
+                (out / "card.json").write_text(json.dumps(training_card(c, task, data, kept), indent=2))
+    resumable.clear()
+
+
+def training_card(c: config.Config, task: AdversarialTrainer, data: Encoded | Streamed, kept: int) -> dict:
+    """What the run was: settings, sizes and the number of U-Net passes, for comparison at equal compute."""
+    return {
+        "seed": c.seed,
+        "objective": config.to_dict(c.objective),
+        "trainer": config.to_dict(c.trainer),
+        "precision": task.accelerator.mixed_precision,
+        "kept_update": kept,
+        "pairs": len(data),
+        "unet_evaluations": task.unet_evaluations(c.trainer.updates) * task.accelerator.num_processes,
+        "processes": task.accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+    }
+
+
+if __name__ == "__main__":
+    run(main)

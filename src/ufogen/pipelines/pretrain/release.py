@@ -1,0 +1,35 @@
+"""Gather the trained base's weights in half precision with their hashes, as they are released in models/."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+from ufogen import config
+from ufogen.base.models import make_scheduler
+from ufogen.files import HASHES
+from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256
+
+
+def main(c: config.Config) -> None:
+    """Write artifacts/pretrain/base: the trained vae and unet as float16 safetensors, the scheduler, metrics, hashes."""
+    source, recipe = ARTIFACTS / "pretrain", c.pretrain
+    parts = (
+        ("vae", AutoencoderKL, source / "decoder"),
+        ("unet", UNet2DConditionModel, source / "unet" / f"round-{len(recipe.denoiser.rounds) - 1}"),
+    )
+    with publish(source / "base") as out:
+        metrics = {}
+        for name, kind, folder in parts:
+            kind.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float16).save_pretrained(out / name)
+            metrics[name] = json.loads((folder / "metrics.json").read_text())
+        make_scheduler(recipe.denoiser.rounds[-1].prediction_type).save_pretrained(out / "scheduler")
+        hashes = {str(path.relative_to(out)): sha256(path) for path in sorted(out.glob("*/*.safetensors"))}
+        (out / HASHES).write_text(json.dumps(hashes, indent=1) + "\n")
+        (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,33 @@
+"""Put the trained one-step generator into models/, in half precision with its hash, as it is released."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from ufogen import config
+from ufogen.base.loading import load_base, load_part
+from ufogen.files import HASHES
+from ufogen.inference.export import ufogen_scheduler
+from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, sha256
+
+FOLDER = Path("models/nouns-ufogen")
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+def main(c: config.Config) -> None:
+    """Write the U-Net, the scheduler that makes stock diffusers sample it, its row of the results and its hash."""
+    unet = load_part(UNet2DConditionModel, ARTIFACTS / "train" / "unet", "the trained generator", torch.float16)
+    unet.save_pretrained(FOLDER / "unet")
+    ufogen_scheduler(load_base(ARTIFACTS / "base").scheduler.config).save_pretrained(FOLDER / "scheduler")
+    rows = json.loads((RESULTS / "main.json").read_text())["rows"]
+    mine = [row for row in rows if row["method"] == "ufogen" and row["named"] == "all"]
+    (FOLDER / "metrics.json").write_text(json.dumps(mine, indent=1) + "\n")
+    (FOLDER / HASHES).write_text(json.dumps({WEIGHTS: sha256(FOLDER / WEIGHTS)}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,85 @@
+"""What every stage does: read parameters, set up torch, print errors as one line, publish its outputs whole."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import diffusers
+import pandas as pd
+import torch
+import transformers
+
+from ufogen import config
+from ufogen.errors import UserError
+from ufogen.files import ARTIFACTS, storage_failure, write_whole
+from ufogen.files import RESULTS as RESULTS  # for the stages
+from ufogen.files import publish as publish
+from ufogen.files import sha256 as sha256
+from ufogen.precision import resolve_precision, resolved
+
+
+def run(stage: Callable[[config.Config], None]) -> None:
+    """Run a stage's function from the command line: `python -m ufogen.pipelines.CHAIN.NAME [--params FILE] [key=value ...]`."""
+    parser = argparse.ArgumentParser(description=stage.__doc__)
+    parser.add_argument("--params", default="params.yaml", help="parameter file (default: params.yaml)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="parameters that differ from the file")
+    arguments = parser.parse_args()
+    _quiet()
+    try:
+        settings = read(arguments.params, arguments.overrides)
+        torch.set_num_threads(settings.threads)
+        stage(settings)
+    except UserError as error:
+        sys.exit(_line(str(error)))
+    except Exception as error:
+        failure = storage_failure(error, unnamed=str(ARTIFACTS))
+        if failure is None:
+            raise
+        reason = ": ".join(map(str, filter(None, failure)))
+        sys.exit(_line(f"cannot write an output: {reason}; make room or choose another disk, then run the same command"))
+
+
+def read(params: str, overrides: list[str]) -> config.Config:
+    """The parameters, with every precision `auto` resolved for this machine, so that runs' identities and cards name it."""
+    given = config.load(params, overrides)
+    settings = resolved(given, given.device)
+    if settings is not given and os.environ.get("RANK", "0") == "0":
+        print(f"precision auto: {resolve_precision('auto', given.device)}", flush=True)
+    return settings
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raise `UserError` where the disk cannot take `needed` bytes: a memory-mapped file would kill the process instead."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(f"{folder.parent} has {free >> 20} MiB free, {needed >> 20} MiB needed: make room or use another disk")
+
+
+def write_results(folder: Path, files: dict[str, str]) -> None:
+    """Write text files into a folder under version control, each one whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        write_whole(folder / name, text.encode())
+
+
+def table(rows: Iterable[dict], columns: Sequence[str] | None = None, digits: int = 6) -> str:
+    """A table as CSV with a heading, numbers to `digits` digits; what a row lacks stays empty, what has no column goes."""
+    frame = pd.DataFrame(list(rows), columns=None if columns is None else list(columns))
+    return frame.to_csv(index=False, float_format=f"%.{digits}g", lineterminator="\n")
+
+
+def _quiet() -> None:
+    """No bars for loading a few megabytes; those of our own work stay."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # memory-mapped, and only read
+
+
+def _line(message: str) -> str:
+    return "error: " + " ".join(message.split())

@@ -1,0 +1,1 @@
+"""25 Gaussians in two dimensions, where every mode can be counted."""

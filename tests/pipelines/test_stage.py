@@ -1,0 +1,93 @@
+"""Outputs are whole or absent, and what the reader sees of a failure is one line."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ufogen import config
+from ufogen.errors import UserError
+from ufogen.files import HASHES, altered, sha256
+from ufogen.pipelines import stage as common
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_publish_keeps_the_old_output_when_writing_fails(tmp_path: Path):
+    target = tmp_path / "out"
+    with common.publish(target) as folder:
+        (folder / "file").write_text("old")
+    with pytest.raises(RuntimeError), common.publish(target) as folder:
+        (folder / "file").write_text("half")
+        raise RuntimeError
+    assert (target / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError("Not enough free space to write 5 bytes after offset 128"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_full_disk_is_one_clear_line(error: Exception, monkeypatch: pytest.MonkeyPatch):
+    def stage(c: config.Config) -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["stage", "--params", str(ROOT / "params.yaml"), "threads=1"])
+    with pytest.raises(SystemExit, match=r"^error: cannot write an output: .*make room") as stopped:
+        common.run(stage)
+    assert "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", "precision auto: {}\n"), ("1", "")])
+@pytest.mark.parametrize(("instructions", "found"), [({}, "no"), ({"avx512_bf16": True}, "bf16")])
+def test_stage_gets_the_precision_of_its_machine_and_one_process_says_it(rank, said, instructions, found, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(sys, "argv", ["stage", "--params", str(ROOT / "params.yaml"), "threads=1", "device=cpu"])
+    got = []
+    common.run(got.append)
+    assert (got[0].sampler.precision, got[0].trainer.precision) == (found, "no")
+    assert capsys.readouterr().out == said.format(found)
+
+
+def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch):
+    def stage(c: config.Config) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(sys, "argv", ["stage", "--params", str(ROOT / "params.yaml"), "threads=1"])
+    with pytest.raises(RuntimeError, match="a bug"):
+        common.run(stage)
+
+
+def test_too_little_space_names_folder_and_need(tmp_path: Path):
+    with pytest.raises(UserError, match="MiB free, 1073741824 MiB needed"):
+        common.require_space(tmp_path, 1 << 50)
+
+
+def test_a_table_has_its_columns_in_order_and_numbers_to_six_digits():
+    rows = [{"a": 1, "b": 2 / 3, "c": 0}, {"a": 3}, {"a": 1234567, "b": 0.0}]
+    assert common.table(rows, ("b", "a")) == "b,a\n0.666667,1\n,3\n0,1234567\n"
+    assert common.table(rows[:1], digits=2) == "a,b,c\n1,0.67,0\n"
+
+
+@pytest.mark.parametrize("harm", ["change", "remove"])
+def test_changed_and_missing_weights_count_as_altered(harm: str, tmp_path: Path):
+    for part in ("unet", "vae"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "weights.safetensors").write_bytes(part.encode())
+    record = {f"{part}/weights.safetensors": sha256(tmp_path / part / "weights.safetensors") for part in ("unet", "vae")}
+    assert altered(tmp_path) == []  # without a record
+    (tmp_path / HASHES).write_text(json.dumps(record))
+    assert altered(tmp_path) == []
+    path = tmp_path / "vae/weights.safetensors"
+    path.write_bytes(b"other") if harm == "change" else path.unlink()
+    assert altered(tmp_path) == altered(tmp_path, "vae") == [path] and altered(tmp_path, "unet") == []
