@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.settings import make_autoencoder, make_denoiser
 from ufogen.base.models import build_autoencoder, build_denoiser
@@ -64,3 +65,19 @@ def test_snapshot_comes_back_in_half_precision(tmp_path):
 def test_folder_that_is_no_snapshot_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"pretrain.denoiser.resume is '.*', which is no snapshot"):
         load_snapshot(tmp_path)
+
+
+def test_a_weight_that_a_snapshot_lacks_is_named_not_drawn(tmp_path):
+    unet = make_denoiser(channels=[16, 16, 32], heads=2)
+    save_snapshot(
+        tmp_path / "next",
+        build_denoiser(unet, latent_channels=8),
+        build_autoencoder(make_autoencoder(channels=[8, 8, 16], latent_channels=8)),
+        State(recipe={"prediction_type": "v_prediction"}),
+    )
+    path = tmp_path / "next/unet/diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    del weights["conv_out.weight"]
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(UserError, match=r"snapshot .* lacks 1 of its weights, among them conv_out.weight"):
+        load_snapshot(tmp_path / "next")

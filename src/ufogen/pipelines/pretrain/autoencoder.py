@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL
 
 from ufogen import config
 from ufogen.base.autoencoder import AutoencoderTask, reconstruction_error, set_scaling_factor
+from ufogen.base.loading import load_part
 from ufogen.base.models import build_autoencoder
 from ufogen.data.nouns import Nouns
 from ufogen.pipelines.stage import ARTIFACTS, publish, run
@@ -28,7 +29,7 @@ def main(c: config.Config) -> None:
     rounds = Rounds(ARTIFACTS / "pretrain" / "vae", parts, list(map(config.to_dict, settings.rounds)))
     for number, round_ in enumerate(settings.rounds):
         if rounds.done(number):
-            model = AutoencoderKL.from_pretrained(rounds.result(number), local_files_only=True)
+            model = load_part(AutoencoderKL, rounds.result(number), f"autoencoder of round {number}")
             continue
         accelerator = make_accelerator(c.device, settings.precision)
 

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 from ufogen import config
 from ufogen.base.autoencoder import reconstruction_error
 from ufogen.base.decoder import DecoderTask
+from ufogen.base.loading import load_part
 from ufogen.data.nouns import Nouns
 from ufogen.pipelines.stage import ARTIFACTS, publish, run
 from ufogen.randomness import numpy_generator
@@ -24,7 +25,7 @@ def main(c: config.Config) -> None:
     torch.manual_seed(c.seed)
     number = c.pretrain.denoiser.rounds[-1].autoencoder_round
     source = ARTIFACTS / "pretrain" / "vae" / f"round-{number}"
-    model = AutoencoderKL.from_pretrained(source, local_files_only=True)
+    model = load_part(AutoencoderKL, source, "autoencoder of the decoder")
     task, accelerator = DecoderTask(model, settings), make_accelerator(c.device, "no")
 
     def images(step: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ufogen import config
 from ufogen.base.autoencoder import encode_images
 from ufogen.base.denoiser import Chunk, Chunks, DenoiserTask, validation_loss
+from ufogen.base.loading import load_part
 from ufogen.base.models import build_denoiser, make_scheduler
 from ufogen.base.text import encode_text, load_text_encoder
 from ufogen.data.nouns import Nouns
@@ -48,9 +49,9 @@ def main(c: config.Config) -> None:
     model = build_denoiser(settings, c.pretrain.autoencoder.latent_channels)
     for number, round_ in enumerate(settings.rounds):
         if rounds.done(number):
-            model = UNet2DConditionModel.from_pretrained(rounds.result(number), local_files_only=True)
+            model = load_part(UNet2DConditionModel, rounds.result(number), f"denoiser of round {number}")
         else:
-            vae = AutoencoderKL.from_pretrained(VAE / f"round-{round_.autoencoder_round}", local_files_only=True)
+            vae = load_part(AutoencoderKL, VAE / f"round-{round_.autoencoder_round}", "autoencoder of the denoiser")
             train(c, model.train(), vae, State(), number, rounds)
 
 

@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
 from ufogen.base.autoencoder import decode_latents
+from ufogen.base.loading import load_part
 from ufogen.base.models import make_scheduler
 from ufogen.data.nouns import KINDS, Nouns
 from ufogen.data.pairs import Pairs
@@ -92,9 +93,9 @@ def load_snapshot(folder: str | Path) -> tuple[UNet2DConditionModel, Autoencoder
     folder = Path(folder)
     try:
         state = State(**json.loads((folder / STATE).read_text()))
-        unet = UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True, torch_dtype=torch.float32)
-        vae = AutoencoderKL.from_pretrained(folder / "vae", local_files_only=True, torch_dtype=torch.float32)
     except (OSError, ValueError, TypeError) as error:
         message = f"parameter pretrain.denoiser.resume is {str(folder)!r}, which is no snapshot: {str(error).splitlines()[0]}"
         raise UserError(message) from error
+    parts = (("unet", UNet2DConditionModel), ("vae", AutoencoderKL))
+    unet, vae = (load_part(kind, folder / part, f"snapshot {folder}") for part, kind in parts)
     return unet, vae, state

@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ufogen import config
+from ufogen.base.loading import load_part
 from ufogen.base.models import make_scheduler
 from ufogen.files import HASHES
 from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256
@@ -23,7 +24,7 @@ def main(c: config.Config) -> None:
     with publish(source / "base") as out:
         metrics = {}
         for name, kind, folder in parts:
-            kind.from_pretrained(folder, local_files_only=True, torch_dtype=torch.float16).save_pretrained(out / name)
+            load_part(kind, folder, f"trained {name}", torch.float16).save_pretrained(out / name)
             metrics[name] = json.loads((folder / "metrics.json").read_text())
         make_scheduler(recipe.denoiser.rounds[-1].prediction_type).save_pretrained(out / "scheduler")
         hashes = {str(path.relative_to(out)): sha256(path) for path in sorted(out.glob("*/*.safetensors"))}
