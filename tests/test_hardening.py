@@ -187,7 +187,7 @@ def test_mask_of_another_shape_is_one_line(run, white, tmp_path, capsys):
 def released(model, tmp_path, monkeypatch) -> Path:
     """A released model of tiny networks, with its base's autoencoder and the recorded hashes of both."""
     trained = model.pipeline
-    monkeypatch.setattr(models, "load_text_encoder", lambda: (trained.text_encoder, trained.tokenizer))
+    monkeypatch.setattr(models, "load_text_encoder", lambda *_: (trained.text_encoder, trained.tokenizer))
     folder, base = tmp_path / "models" / api.RELEASED, tmp_path / "models" / api.RELEASED_BASE
     trained.unet.save_pretrained(folder / "unet")
     trained.scheduler.save_pretrained(folder / "scheduler")

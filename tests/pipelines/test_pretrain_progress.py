@@ -51,7 +51,9 @@ def test_snapshot_comes_back_in_half_precision(tmp_path):
     unet = build_denoiser(make_denoiser(channels=[16, 16, 32], heads=2), latent_channels=8)
     vae = build_autoencoder(make_autoencoder(channels=[8, 8, 16], latent_channels=8))
     vae.register_to_config(scaling_factor=0.7)
-    state = State(1280, 10, [{"images": 1280, "updates": 10}], {"prediction_type": "v_prediction"})
+    state = State(
+        1280, 10, [{"images": 1280, "updates": 10}], {"prediction_type": "v_prediction", "denoiser": {"max_length": 34}}
+    )
     save_snapshot(tmp_path / "next", unet, vae, state)
     loaded, loaded_vae, loaded_state = load_snapshot(tmp_path / "next")
     assert loaded_state == state
@@ -73,7 +75,7 @@ def test_a_weight_that_a_snapshot_lacks_is_named_not_drawn(tmp_path):
         tmp_path / "next",
         build_denoiser(unet, latent_channels=8),
         build_autoencoder(make_autoencoder(channels=[8, 8, 16], latent_channels=8)),
-        State(recipe={"prediction_type": "v_prediction"}),
+        State(recipe={"prediction_type": "v_prediction", "denoiser": {"max_length": 34}}),
     )
     path = tmp_path / "next/unet/diffusion_pytorch_model.safetensors"
     weights = load_file(path)

@@ -10,7 +10,7 @@ from ufogen import config
 from ufogen.base.configuration import check_sample_size
 from ufogen.base.loading import NO_CHECKER, load_part, naming
 from ufogen.base.loading import Pipeline as Pipeline  # for who works with a base
-from ufogen.base.text import WIDTH, load_text_encoder
+from ufogen.base.text import MAX_LENGTH, WIDTH, load_text_encoder, prompt_tokens
 
 # Stable Diffusion's own noise schedule and sampling convention.
 SCHEDULE = {
@@ -62,17 +62,19 @@ def make_scheduler(prediction_type: str) -> DDIMScheduler:
     return DDIMScheduler(**SCHEDULE, prediction_type=prediction_type)
 
 
-def assemble(autoencoder: AutoencoderKL, denoiser: UNet2DConditionModel, scheduler: DDIMScheduler) -> StableDiffusionPipeline:
+def assemble(
+    autoencoder: AutoencoderKL, denoiser: UNet2DConditionModel, scheduler: DDIMScheduler, max_length: int = MAX_LENGTH
+) -> StableDiffusionPipeline:
     """A StableDiffusionPipeline of the three parts, with the frozen text encoder of the installed package."""
-    encoder, tokenizer = load_text_encoder()
+    encoder, tokenizer = load_text_encoder(max_length)
     parts = {"vae": autoencoder, "text_encoder": encoder, "tokenizer": tokenizer, "unet": denoiser, "scheduler": scheduler}
     return StableDiffusionPipeline(**parts, **NO_CHECKER)
 
 
-def load_small(folder: Path, vae: Path, name: str, scheduler: type = DDIMScheduler) -> StableDiffusionPipeline:
-    """U-Net and scheduler of a folder, the autoencoder in the folder `vae` and the installed text encoder, called `name`."""
+def load_small(folder: Path, base: Path, name: str, scheduler: type = DDIMScheduler) -> StableDiffusionPipeline:
+    """U-Net and scheduler of a folder, the rest of the folder `base` and the installed text encoder, called `name`."""
     unet = load_part(UNet2DConditionModel, folder / "unet", name)
     check_sample_size(name, unet.config.sample_size)
     with naming(name):
         noise = scheduler.from_pretrained(folder / "scheduler", local_files_only=True)
-    return assemble(load_part(AutoencoderKL, vae, name), unet, noise)
+    return assemble(load_part(AutoencoderKL, base / "vae", name), unet, noise, prompt_tokens(base))

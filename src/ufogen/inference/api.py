@@ -405,7 +405,7 @@ def _load(folder: Path) -> Pipeline:
         changed = altered(folder, "unet") + altered(owner, "vae")
     if changed:
         raise UserError(f"weights {', '.join(map(str, changed))} differ from the hash recorded beside them: get them again")
-    return load_small(folder, owner / "vae", name, LCMScheduler)
+    return load_small(folder, owner, name, LCMScheduler)
 
 
 def _bar(items: Iterable[int] | None, total: int | None, shown: bool) -> tqdm:

@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from ufogen import config
 from ufogen.base.architectures import ARCHITECTURES
-from ufogen.base.text import MAX_LENGTH
+from ufogen.base.text import prompt_tokens
 from ufogen.compose import parameters
 from ufogen.errors import UserError
 from ufogen.planning.footprint import Kept, Networks, activations, flops
@@ -79,9 +79,10 @@ def make_plan(c: config.Config, gpus: int | None = None, gpu: str = "h100-80gb",
     batch, half, card = together // gpus, precision != "no", GPUS[gpu]
     together *= c.trainer.accumulation
     parts = architecture(c.base)
+    tokens = 77 if _clip(parts) else prompt_tokens(Path(c.base.path))
     with FakeTensorMode():
         o = c.objective
-        networks = Networks(parts["unet"], _tokens(parts), o.discriminator_input == "joint", o.discriminator_heads)
+        networks = Networks(parts["unet"], tokens, o.discriminator_input == "joint", o.discriminator_heads)
         counts = {name: _count(getattr(networks, name)) for name in ("generator", "discriminator")}
         counts |= _encoder_counts(parts)
         kept = activations(networks, half)
@@ -151,9 +152,8 @@ def architecture(base: config.Base) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _tokens(parts: dict[str, dict[str, Any]]) -> int:
-    clip = "hidden_act" in parts.get("text_encoder", {}) and parts["text_encoder"]["max_position_embeddings"] == 77
-    return 77 if clip else MAX_LENGTH
+def _clip(parts: dict[str, dict[str, Any]]) -> bool:
+    return "hidden_act" in parts.get("text_encoder", {}) and parts["text_encoder"]["max_position_embeddings"] == 77
 
 
 def _encoder_counts(parts: dict[str, dict[str, Any]]) -> dict[str, int]:
@@ -161,7 +161,7 @@ def _encoder_counts(parts: dict[str, dict[str, Any]]) -> dict[str, int]:
     counts = {}
     if "vae" in parts:
         counts["vae"] = _count(AutoencoderKL.from_config(parts["vae"]))
-    if _tokens(parts) == 77:
+    if _clip(parts):
         counts["text_encoder"] = _count(CLIPTextModel(CLIPTextConfig(**parts["text_encoder"])))
     if "text_encoder_2" in parts:
         counts["text_encoder_2"] = _count(CLIPTextModelWithProjection(CLIPTextConfig(**parts["text_encoder_2"])))

@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from ufogen.schema.kinds import (
     SECTION,
+    Captions,
     CocoSplit,
     Count,
     Counts,
@@ -32,6 +33,7 @@ class Data:
     """Image-caption pairs: Nouns rendered by seed, LAION-style tar shards for training, or COCO for evaluation."""
 
     source: Literal["nouns", "webdataset", "coco"]
+    captions: Captions  # Nouns: how many attributes each names
     train_size: Count  # Nouns: image-caption pairs that are encoded once
     evaluation_size: Count  # prompts, as many samples and as many reference images
     node_modules: Text

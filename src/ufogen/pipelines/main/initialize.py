@@ -21,7 +21,7 @@ def main(c: config.Config) -> None:
     else:
         if c.base.source == "released":
             check_hashes(folder)
-        pipeline = load_small(folder, folder / "vae", f"base.path {folder}")
+        pipeline = load_small(folder, folder, f"base.path {folder}")
     with publish(ARTIFACTS / "base") as out:
         save_pipeline(pipeline, out)
     print(f"base: {c.base.source} from {c.base.path}")

@@ -15,6 +15,7 @@ from torch import Tensor
 from ufogen.base.autoencoder import decode_latents
 from ufogen.base.loading import load_part
 from ufogen.base.models import make_scheduler
+from ufogen.base.text import write_prompt_tokens
 from ufogen.data.nouns import KINDS, Nouns
 from ufogen.data.pairs import Pairs
 from ufogen.diffusion.sampling import sample_base
@@ -82,6 +83,7 @@ def save_snapshot(folder: Path, average: UNet2DConditionModel, vae: AutoencoderK
         for name, model in (("unet", average), ("vae", vae)):
             deepcopy(model).half().save_pretrained(out / name)  # from_config would lose a scaling factor set by training
         make_scheduler(state.recipe["prediction_type"]).save_pretrained(out / "scheduler")
+        write_prompt_tokens(out, state.recipe["denoiser"]["max_length"])
         (out / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n")
         (out / CURVE).write_text(table(state.curve, COLUMNS))
         hashes = {str(path.relative_to(out)): sha256(path) for path in sorted(out.glob("*/*.safetensors"))}

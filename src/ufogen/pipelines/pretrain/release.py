@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from ufogen import config
 from ufogen.base.loading import load_part
 from ufogen.base.models import make_scheduler
+from ufogen.base.text import write_prompt_tokens
 from ufogen.files import HASHES
 from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256
 
@@ -27,6 +28,7 @@ def main(c: config.Config) -> None:
             load_part(kind, folder, f"trained {name}", torch.float16).save_pretrained(out / name)
             metrics[name] = json.loads((folder / "metrics.json").read_text())
         make_scheduler(recipe.denoiser.rounds[-1].prediction_type).save_pretrained(out / "scheduler")
+        write_prompt_tokens(out, recipe.denoiser.max_length)
         hashes = {str(path.relative_to(out)): sha256(path) for path in sorted(out.glob("*/*.safetensors"))}
         (out / HASHES).write_text(json.dumps(hashes, indent=1) + "\n")
         (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
