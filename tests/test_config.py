@@ -90,7 +90,7 @@ def test_precision_no_may_stand_without_quotes(text):
         ("trainer.batch_size=0", "trainer.batch_size", "0", "a whole number, 1 or greater"),
         ("trainer=5", "trainer", "5", "a section of keys"),
         ("sampler.base_solvers=[euler]", "sampler.base_solvers[0]", "'euler'", "ddim, dpm++"),
-        ("objective.last_timestep_share=1.5", "objective.last_timestep_share", "1.5", "a number, 0 ... 1"),
+        ("objective.entry_share=1.5", "objective.entry_share", "1.5", "a number, 0 ... 1"),
         ("trainer.beta2=1", "trainer.beta2", "1", "a number, 0 or greater, below 1"),
         ("objective.step_size_max=700", "objective.step_size_max", "700", "0, or a whole number, 750 or greater"),
         ("pretrain.decoder=", "pretrain.decoder", "None|''", "a section of keys"),
@@ -170,8 +170,8 @@ def wrong_values(value: Any, hint: Any, allowed: str) -> list:
         return [None, 5, "nonsense", [], {"a": 1}]
     if bare in (bool, str):
         return [None, 5, [value], 0.5]
-    assert re.search(r"number, \d", allowed), "a number without a range"
-    low, high = re.search(r"number, (\d+)", allowed)[1], re.search(r"(?:\.\.\.|below) (\d+)", allowed)
+    assert re.search(r"number, -?\d", allowed), "a number without a range"
+    low, high = re.search(r"number, (-?\d+)", allowed)[1], re.search(r"(?:\.\.\.|below) (\d+)", allowed)
     values = [None, True, "nonsense", int(low) - 1, -math.inf, math.inf, math.nan]
     values += [0.5] if bare is int else []
     return values + ([int(high[1]) + ("..." in allowed)] if high else [])

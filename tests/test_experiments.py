@@ -171,7 +171,7 @@ PUBLISHED = {
     "step_size_max": 0,
     "timesteps": "grid",
     "minimum_timestep": 0,
-    "last_timestep_share": 0.0,
+    "entry_share": 0.0,
     "r1_weight": 0.2,
     "r2_weight": 0.0,
     "mismatched_share": 0.0,

@@ -69,7 +69,14 @@ def batch(step: int, n: int = 4) -> EncodedBatch:
 
 
 def trainer(**changes) -> config.Trainer:
-    defaults = {"updates": 4, "batch_size": 4, "warmup": 0, "generator_learning_rate": 1e-3, "decay": "constant"}
+    defaults = {
+        "updates": 4,
+        "batch_size": 4,
+        "warmup": 0,
+        "generator_warmup": 0,
+        "generator_learning_rate": 1e-3,
+        "decay": "constant",
+    }
     return make_trainer(**defaults | {"discriminator_learning_rate": 1e-3, "ema_decay": 0.5} | changes)
 
 

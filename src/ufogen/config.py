@@ -77,11 +77,13 @@ def build(kind: type[T], tree: Any, prefix: str = "") -> T:
 
 def check_timesteps(objective: Objective, timesteps: int) -> None:
     """Raise `UserError` where the step sizes or the lowest timestep do not fit a schedule of T = `timesteps`."""
-    o = objective
+    o, entry = objective, objective.entry_timestep or timesteps - 1
     for key, value, fits, allowed in (
         ("step_size", o.step_size, o.step_size <= timesteps, f"1 ... {timesteps}"),
         ("step_size_max", o.step_size_max, o.step_size_max <= timesteps, f"0, {o.step_size} ... {timesteps}"),
-        ("minimum_timestep", o.minimum_timestep, o.minimum_timestep < timesteps, f"0 ... {timesteps - 1}"),
+        ("entry_timestep", o.entry_timestep, o.entry_timestep < timesteps, f"0 ... {timesteps - 1}"),
+        ("minimum_timestep", o.minimum_timestep, o.minimum_timestep <= entry, f"0 ... {entry}"),
+        ("s_high", o.s_high, o.s_law != "uniform" or o.s_high <= entry, f"0 ... {entry}"),
     ):
         if not fits:
             raise UserError(f"parameter objective.{key} is {value}; allowed: {allowed}")

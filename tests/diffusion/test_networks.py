@@ -66,7 +66,7 @@ def test_discriminator_learns_from_the_first_update_on():
 def test_both_heads_learn_from_the_first_update_on_with_equal_weights():
     network = Discriminator(tiny.unet(), heads="both")
     network(tiny.latents(2), timesteps(2), tiny.prompt_embeds(2)).mean().backward()
-    head = network.unet.bottleneck_head[-1]
+    head = network.unet.further_heads["mid_block"][-1]
     assert head.weight.grad.abs().sum() > 0
     assert head.bias.grad.item() == pytest.approx(network.unet.conv_out.bias.grad.item()) == pytest.approx(0.5)
 
@@ -77,7 +77,7 @@ def test_head_at_the_bottleneck_sees_the_whole_item_and_leaves_the_output_head_a
     x, t, prompt_embeds = tiny.latents(2), timesteps(2), tiny.prompt_embeds(2)
     torch.nn.init.normal_(network.unet.conv_out.weight)
     alone = network(x, t, prompt_embeds)
-    torch.nn.init.normal_(network.unet.bottleneck_head[-1].weight)
+    torch.nn.init.normal_(network.unet.further_heads["mid_block"][-1].weight)
     together = network(x, t, prompt_embeds)
     assert torch.equal(alone[:, 1], together[:, 1])
     assert not alone[:, 0].any() and together[:, 0].flatten(1).std(dim=1).min() > 0
@@ -91,10 +91,10 @@ def test_head_at_the_bottleneck_sees_the_whole_item_and_leaves_the_output_head_a
 
 def test_penalty_reaches_the_head_at_the_bottleneck():
     network = Discriminator(tiny.unet(), heads="both")
-    torch.nn.init.normal_(network.unet.bottleneck_head[-1].weight)
+    torch.nn.init.normal_(network.unet.further_heads["mid_block"][-1].weight)
     x = tiny.latents(2).requires_grad_()
     r1_penalty(network(x, timesteps(2), tiny.prompt_embeds(2)), x).backward()
-    assert network.unet.bottleneck_head[-1].weight.grad.abs().sum() > 0
+    assert network.unet.further_heads["mid_block"][-1].weight.grad.abs().sum() > 0
     assert network.unet.conv_in.weight.grad.abs().sum() > 0
 
 

@@ -48,8 +48,8 @@ def test_timesteps_are_equally_far_apart_from_the_last_one_down(steps, expected)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7, 8, 25, 1000])
-def test_timesteps_are_the_trailing_ones_of_diffusers(steps):
-    scheduler = DDIMScheduler.from_config(SCHEDULE, timestep_spacing="trailing")
+def test_timesteps_are_those_of_the_stock_scheduler(steps):
+    scheduler = ufogen_scheduler(DDIMScheduler(**SCHEDULE).config)
     scheduler.set_timesteps(steps)
     assert step_timesteps(steps) == scheduler.timesteps.tolist()
 

@@ -34,7 +34,7 @@ FAKE = FakeTensorMode()  # fake tensors of two modes do not mix
 def networks() -> Networks:
     """Fake, of the tiny U-Net's architecture."""
     with FAKE:
-        return Networks(dict(tiny.unet().config), tiny.TOKENS)
+        return Networks(dict(tiny.unet().config), tiny.TOKENS, make_objective())
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from ufogen.training.loop import make_accelerator
 
 GLOBAL_BATCH, UPDATES = 4, 20
 OBJECTIVE = make_objective(
-    timesteps="uniform", minimum_timestep=650, step_size=750, last_timestep_share=0.5, r1_weight=0.2, r1_interval=4
+    timesteps="uniform", minimum_timestep=650, step_size=750, entry_share=0.5, r1_weight=0.2, r1_interval=4
 )
 
 
@@ -36,7 +36,7 @@ def run(
         AcceleratorState._reset_state(reset_partial_state=True)
         torch.set_num_threads(1)
     accelerator = make_accelerator("cpu", "no")
-    task = tiny.task(objective, **{"warmup": 2} | changes, lora=lora)
+    task = tiny.task(objective, **{"warmup": 2, "generator_warmup": 2} | changes, lora=lora)
     task.prepare(accelerator)
     rank, processes = accelerator.process_index, accelerator.num_processes
     means = []

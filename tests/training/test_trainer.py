@@ -38,12 +38,17 @@ class Calls:
         return torch.cat([t for _, t in self.inputs]).tolist()
 
 
+def generator_weights(task: AdversarialTrainer) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in task.generator.parameters()]
+
+
 def prepared(objective: config.Objective | None = None, decided: bool = False, **changes) -> AdversarialTrainer:
     """A task ready to update; `decided` gives D a head that is not zero, so that G feels it at once."""
     task = tiny.task(objective, **changes)
     if decided:
         torch.manual_seed(1)
-        torch.nn.init.normal_(task.discriminator.unet.conv_out.weight)
+        head = task.discriminator.unet.conv_out
+        torch.nn.init.normal_((head[-1] if isinstance(head, torch.nn.Sequential) else head).weight)
     task.prepare(make_accelerator("cpu", "no"))
     return task
 
@@ -170,6 +175,42 @@ def test_update_passes_g_once_and_d_twice_and_once_more_for_r1(interval):
     assert g.batch_sizes == [4, 4, 4]
     assert d.batch_sizes == with_r1 + (with_r1 if interval == 1 else without) + with_r1
     assert sum(g.batch_sizes + d.batch_sizes) == task.unet_evaluations(3)
+
+
+def test_relativistic_generator_costs_a_pass_of_d_on_real_samples_more():
+    task = prepared(make_objective(adversarial="relativistic", r1_weight=0.0))
+    g, d = Calls(task.generator), Calls(task.discriminator)
+    update(task)
+    assert (g.batch_sizes, d.batch_sizes) == ([4], [8, 4, 4])
+    assert sum(g.batch_sizes + d.batch_sizes) == task.unet_evaluations(1)
+
+
+def test_discriminator_learns_alone_at_first_and_then_the_generators_rate_rises():
+    task = prepared(make_objective(r1_weight=0.0), discriminator_first=2, generator_warmup=2, updates=5, decay="constant")
+    g, d = Calls(task.generator), Calls(task.discriminator)
+    start, average = generator_weights(task), [x.clone() for x in task.ema.shadow_params]
+    rates = []
+    for step in range(4):
+        update(task, step)
+        rates.append(task.optimizer_g.param_groups[0]["lr"])
+        moved = not all(map(torch.equal, start, generator_weights(task)))
+        assert moved == (step >= 2)
+        assert moved != all(map(torch.equal, average, task.ema.shadow_params))
+    assert d.batch_sizes == [8, 8, 8, 4, 8, 4]
+    assert sum(g.batch_sizes + d.batch_sizes) == task.unet_evaluations(4)
+    assert rates[2:] == [0.5e-3, 1e-3]
+
+
+@pytest.mark.parametrize(
+    "objective, changes, message",
+    [
+        ({"statistics_group": 3}, {}, "objective.statistics_group is 3; allowed: 0 and divisors of trainer.batch_size 4"),
+        ({}, {"discriminator_first": 4}, "trainer.discriminator_first is 4; allowed: 0 ... 3, below trainer.updates"),
+    ],
+)
+def test_settings_that_do_not_fit_one_another_are_user_errors(objective, changes, message):
+    with pytest.raises(UserError, match=message):
+        tiny.task(make_objective(**objective), **changes)
 
 
 def test_without_r1_no_pass_is_spent_on_it():
@@ -300,17 +341,24 @@ def test_posterior_alone_keeps_a_share_of_x_t_in_x_s(parameterization, correlate
         ("timesteps", "uniform"),
         ("minimum_timestep", 900),
         ("adversarial", "clamped_bce"),
+        ("adversarial", "relativistic"),
+        ("s_law", "uniform"),
+        ("s_law", "lognormal"),
+        ("discriminator_heads", "both"),
+        ("discriminator_heads", "levels"),
+        ("discriminator_trained", "heads"),
+        ("statistics_group", 4),
         ("r1_weight", 0.0),
         ("r1_interval", 8),
         ("r2_weight", 1.0),
     ],
 )
 def test_every_value_of_every_axis_runs_and_differs(axis, value):
-    default, changed = (prepared(make_objective(**change), decided=True) for change in ({}, {axis: value}))
+    default, changed = (prepared(make_objective(**change), decided=True, batch_size=16) for change in ({}, {axis: value}))
     for task in (default, changed):
         scalars = update(task, n=16)
         assert all(math.isfinite(scalar) for scalar in scalars.values())
-    assert not all(torch.equal(a, b) for a, b in zip(weights(default), weights(changed), strict=True))
+    assert not all(map(torch.equal, *map(generator_weights, (default, changed))))
 
 
 def test_update_is_a_function_of_its_draws():

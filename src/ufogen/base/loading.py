@@ -14,7 +14,7 @@ from pathlib import Path
 import diffusers
 import torch
 import transformers
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import LCMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextModel, PreTrainedModel
@@ -149,6 +149,13 @@ def quiet() -> Iterator[None]:
             logging.set_verbosity(level)
             if bar:
                 logging.enable_progress_bar()
+
+
+def load_generator(folder: Path, name: str) -> tuple[UNet2DConditionModel, int]:
+    """The U-Net of a trained generator, called `name`, and the timestep at which its scheduler says that noise enters."""
+    unet = load_part(UNet2DConditionModel, folder / "unet", name)
+    with naming(name):
+        return unet, LCMScheduler.load_config(folder / "scheduler", local_files_only=True)["num_train_timesteps"] - 1
 
 
 def _check_length(name: str, tokenizer, encoder: dict) -> None:

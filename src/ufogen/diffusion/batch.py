@@ -36,6 +36,7 @@ class Items:
     t: Tensor  # (b,)
     s: Tensor
     noise: Tensor  # of x'_s
+    pure: Tensor  # (b,), where x_t is noise alone
     caption: dict[str, Tensor]  # (b, ...) each
     caption_fake: dict[str, Tensor]  # the captions of D's fakes
     mismatched: Tensor  # (b,), where D's fake is a real sample under another item's caption

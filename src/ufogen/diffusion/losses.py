@@ -15,11 +15,17 @@ from torch import Tensor
 from ufogen.diffusion.schedule import Schedule
 
 CLAMP = 0.5  # margin of the logits in the author's released code
-EQUILIBRIUM = {"nonsaturating": 2 * math.log(2), "clamped_bce": 2 * math.log(2), "hinge": 2.0}
+EQUILIBRIUM = {"nonsaturating": 2 * math.log(2), "clamped_bce": 2 * math.log(2), "hinge": 2.0, "relativistic": math.log(2)}
 
 
 def discriminator_loss(real: Tensor, fake: Tensor, kind: str) -> Tensor:
-    """-log D(x_s, s) - log(1 - D(x'_s, s)), averaged over items and positions; at equilibrium `EQUILIBRIUM[kind]`."""
+    """-log D(x_s, s) - log(1 - D(x'_s, s)), averaged over items and positions; at equilibrium `EQUILIBRIUM[kind]`.
+
+    relativistic: softplus of fake less real, in pairs of one caption and s (Jolicoeur-Martineau 2018, arXiv 1807.00734;
+    as in R3GAN, Huang et al. 2024, arXiv 2501.05441).
+    """
+    if kind == "relativistic":
+        return F.softplus(fake - real).mean()
     if kind == "hinge":
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
     if kind == "clamped_bce":
@@ -27,8 +33,10 @@ def discriminator_loss(real: Tensor, fake: Tensor, kind: str) -> Tensor:
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
-def generator_loss(fake: Tensor, kind: str) -> Tensor:
-    """The non-saturating -log D(x'_s, s); for the hinge form -D(x'_s, s)."""
+def generator_loss(fake: Tensor, kind: str, real: Tensor | None = None) -> Tensor:
+    """The non-saturating -log D(x'_s, s); for the hinge form -D(x'_s, s); relativistic, softplus of real less fake."""
+    if kind == "relativistic":
+        return F.softplus(real - fake).mean()
     if kind == "hinge":
         return -fake.mean()
     if kind == "clamped_bce":

@@ -43,6 +43,7 @@ class DiffusionGAN:
     """A point in the space of diffusion-GANs. What it draws and its losses are means over items, however many."""
 
     def __init__(self, schedule: Schedule, settings: config.Objective):
+        """schedule: the base's until `entry_timestep`."""
         self.schedule, self.settings = schedule, settings
 
     def draw(self, x_0: Tensor, caption: dict[str, Tensor], draws: Draws) -> Items:
@@ -51,24 +52,30 @@ class DiffusionGAN:
         t, s = self.timesteps(draws, len(x_0), x_0.device)
         x_s = self.schedule.q(x_0, s).sample(draws.normal(x_0))
         q_t = self.schedule.q_step(x_s, s, t) if o.coupling == "chained" else self.schedule.q(x_0, t)
-        x_t = q_t.sample(draws.normal(x_0))
-        noise = draws.normal(x_0)
+        noise_t, noise = draws.normal(x_0), draws.normal(x_0)
+        pure = (t == self.schedule.num_timesteps - 1) & (o.entry_noise == "pure")
+        x_t = torch.where(_of_items(pure, x_0), noise_t, q_t.sample(noise_t))
         # the first items of a random order are mismatched: each has the caption of the one before it in that order
         order, own = draws.uniform(len(x_0)).argsort(), torch.arange(len(x_0), device=x_0.device)
         chosen = round(o.mismatched_share * len(x_0))
         source = own.index_put((order[:chosen],), order.roll(1)[:chosen])
         caption_fake = {name: value[source] for name, value in caption.items()}
-        return Items(x_0, x_s, x_t, t, s, noise, caption, caption_fake, source != own)
+        return Items(x_0, x_s, x_t, t, s, noise, pure, caption, caption_fake, source != own)
 
     def timesteps(self, draws: Draws, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """t (n,) and s = max(t - k, clean). The grid is T-1, T-1-k, ...; its last step reaches clean data."""
+        """t (n,), at most the entry's, and s: max(t - k, clean), or by a law of its own, which fits the forward
+        parameterisation. The grid is T-1, T-1-k, ...; its last step reaches clean data."""
         o, last, k = self.settings, self.schedule.num_timesteps - 1, self.settings.step_size
         if o.timesteps == "grid":
             grid = torch.arange(last, o.minimum_timestep - 1, -k, device=device)
             t = grid[draws.integers(0, len(grid), n)]
         else:
             t = draws.integers(o.minimum_timestep, last + 1, n)
-        t = torch.where(draws.uniform(n) < o.last_timestep_share, last, t)
+        t = torch.where(draws.uniform(n) < o.entry_share, last, t)
+        if o.s_law == "uniform":
+            return t, draws.integers(o.s_low, o.s_high + 1, n)
+        if o.s_law == "lognormal":
+            return t, self.schedule.nearest(o.s_log_sigma_mean + o.s_log_sigma_std * draws.normal(t))
         if o.step_size_max > k:
             k = draws.integers(k, o.step_size_max + 1, n)
         return t, (t - k).clamp(min=CLEAN)
@@ -108,13 +115,18 @@ class DiffusionGAN:
     def generator_loss(self, discriminator: Network, items: Items, x_0_fake: Tensor, x_s_fake: Tensor) -> Loss:
         """-log D(x'_s, s) + lambda gamma_t ||x_0 - x'_0||^2; the reconstruction at x_s instead is SIDDM's."""
         o, t, s = self.settings, items.t, items.s
-        loss = losses.generator_loss(discriminator(x_s_fake, s, x_t=items.x_t, **items.caption), o.adversarial)
+        fake, real = discriminator(x_s_fake, s, x_t=items.x_t, **items.caption), None
+        if o.adversarial == "relativistic":
+            with torch.no_grad():
+                real = discriminator(items.x_s, s, x_t=items.x_t, **items.caption)
+        loss = losses.generator_loss(fake, o.adversarial, real)
         scalars = {"loss_g": loss.detach()}
         if o.reconstruction != "none":
             if o.reconstruction == "x_0":
-                distance = losses.reconstruction_loss(x_0_fake, items.x_0, losses.gamma_weight(o.gamma, t, self.schedule))
+                prediction, target, gamma = x_0_fake, items.x_0, losses.gamma_weight(o.gamma, t, self.schedule)
             else:
-                distance = losses.reconstruction_loss(x_s_fake, items.x_s, losses.forward_kl_weight(t, s, self.schedule))
+                prediction, target, gamma = x_s_fake, items.x_s, losses.forward_kl_weight(t, s, self.schedule)
+            distance = losses.reconstruction_loss(prediction, target, gamma.where(~items.pure, 0))
             loss = loss + o.reconstruction_weight * distance
             scalars["reconstruction"] = distance.detach()
         return loss, scalars
@@ -122,5 +134,8 @@ class DiffusionGAN:
 
 def fakes(items: Items, x_s_fake: Tensor) -> Tensor:
     """What D is to call fake: x'_s, and real samples under the caption of another item."""
-    mismatched = items.mismatched.reshape(-1, *[1] * (x_s_fake.ndim - 1))
-    return torch.where(mismatched, items.x_s, x_s_fake)
+    return torch.where(_of_items(items.mismatched, x_s_fake), items.x_s, x_s_fake)
+
+
+def _of_items(chosen: Tensor, like: Tensor) -> Tensor:
+    return chosen.reshape(-1, *[1] * (like.ndim - 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from diffusers.configuration_utils import FrozenDict
@@ -20,11 +21,11 @@ SOLVERS = ("ddim", "dpm++")
 def step_timesteps(steps: int, num_timesteps: int = 1000) -> list[int]:
     """The timesteps of n-step sampling, equally far apart, from the last one down: 4 steps are 999, 749, 499, 249.
 
-    These are diffusers' "trailing" timesteps. Raises `UserError` for an impossible number of steps.
+    These are the timesteps of diffusers' LCMScheduler. Raises `UserError` for an impossible number of steps.
     """
     if not 1 <= steps <= num_timesteps:
         raise UserError(f"the number of sampling steps is {steps}; allowed: 1 ... {num_timesteps}")
-    return [round(num_timesteps - i * num_timesteps / steps) - 1 for i in range(steps)]
+    return [num_timesteps - 1 - i for i in np.floor(np.linspace(0, num_timesteps, steps, endpoint=False)).astype(int).tolist()]
 
 
 @torch.no_grad()

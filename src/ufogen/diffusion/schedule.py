@@ -65,6 +65,15 @@ class Schedule:
                 return cls(torch.cumprod(1 - torch.linspace(start, end, steps, dtype=torch.float64), 0))
         return cls(scheduler.alphas_cumprod)
 
+    def until(self, timestep: int) -> Schedule:
+        """The same forward process ended earlier: its last timestep is `timestep`; 0 leaves it as it is."""
+        return Schedule(self._table[: timestep + 1]) if timestep else self
+
+    def nearest(self, log_sigma: Tensor) -> Tensor:
+        """The timesteps (b,) whose log sigma_s is nearest, sigma_s^2 = (1 - alpha_bar_s) / alpha_bar_s."""
+        table = -0.5 * self._table[:-1].logit()
+        return torch.bucketize(log_sigma.to(table), (table[1:] + table[:-1]) / 2)
+
     def alpha_bar(self, t: Tensor, like: Tensor | None = None) -> Tensor:
         """alpha_bar at integer timesteps `t` (b,): float64 (b,), or shaped (b, 1, ...) in the dtype of `like`."""
         if not t.is_cuda and ((t < CLEAN) | (t >= self.num_timesteps)).any():  # on a GPU the check would stall the queue

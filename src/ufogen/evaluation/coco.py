@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from ufogen import config
-from ufogen.base.loading import load_base, load_part
+from ufogen.base.loading import load_base, load_generator
 from ufogen.data.coco import Prompts, read_prompts
 from ufogen.errors import UserError
 from ufogen.evaluation.sampler import Method, Sampler, methods
@@ -59,17 +59,17 @@ def open_sampler(c: config.Config, wanted: list[Method], device: torch.device) -
     except UserError as error:  # the main chain's name for it
         raise UserError(str(error).replace("base.path", "parameter coco.base:", 1)) from error
     generates = any(method.method == "ufogen" for method in wanted)
-    unet = load_generator(Path(c.coco.generator), base.unet) if generates else None
-    return Sampler.load(base, unet, device, DTYPES[c.coco.precision])
+    trained = open_generator(Path(c.coco.generator), base.unet) if generates else None
+    return Sampler.load(base, trained, device, DTYPES[c.coco.precision])
 
 
-def load_generator(folder: Path, base: UNet2DConditionModel) -> UNet2DConditionModel:
-    """The U-Net of a trained generator. Raises `UserError` where it is not there or is of another base."""
-    unet = load_part(UNet2DConditionModel, folder / "unet", f"parameter coco.generator: {folder / 'unet'}")
+def open_generator(folder: Path, base: UNet2DConditionModel) -> tuple[UNet2DConditionModel, int]:
+    """`load_generator`. Raises `UserError` where it is not there or is of another base."""
+    unet, entry = load_generator(folder, f"parameter coco.generator: {folder}")
     other = [f"{key} {unet.config[key]} for {base.config[key]}" for key in FITTING if unet.config[key] != base.config[key]]
     if other:
         raise UserError(f"parameter coco.generator: {folder} was not trained from coco.base: {', '.join(other)}")
-    return unet
+    return unet, entry
 
 
 def noise(sampler: Sampler, block: range, seed: int) -> Tensor:

@@ -12,7 +12,7 @@ from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
 from ufogen.base.autoencoder import decode_latents
-from ufogen.base.models import Pipeline
+from ufogen.base.loading import Pipeline
 from ufogen.base.text import Conditioning, encode_nothing, encode_prompts, text_encoders
 from ufogen.diffusion.networks import Generator
 from ufogen.diffusion.sampling import SOLVERS, sample_base, sample_generator
@@ -63,14 +63,23 @@ class Sampler:
         device: torch.device,
         generator: nn.Module | None = None,
         parameterization: str = "forward",
+        entry: int = 0,
     ):
+        """entry: the timestep that pure noise enters the generator under; 0: the base's last."""
         self.base, self.device, self.generator, self.parameterization = base, device, generator, parameterization
-        self.schedule = Schedule.from_scheduler(base.scheduler).to(device)
+        self.schedule = Schedule.from_scheduler(base.scheduler).until(entry).to(device)
 
     @classmethod
-    def load(cls, base: Pipeline, unet: UNet2DConditionModel | None, device: torch.device, dtype: torch.dtype) -> Sampler:
-        """A sampler of the base and of the generator with this U-Net, both in `dtype`, for measuring."""
-        sampler = cls(for_sampling(base, device, dtype), device)
+    def load(
+        cls,
+        base: Pipeline,
+        trained: tuple[UNet2DConditionModel, int] | None,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> Sampler:
+        """A sampler of the base and of a generator as `load_generator` returns it, both in `dtype`, for measuring."""
+        unet, entry = trained or (None, 0)
+        sampler = cls(for_sampling(base, device, dtype), device, entry=entry)
         if unet is not None:
             sampler.generator = sampler.denoiser(unet.to(device, dtype).eval())
         return sampler

@@ -32,7 +32,7 @@ class Validation:
 
     def __init__(self, c: config.Config, base: Pipeline, work: Path, device: torch.device, resume: bool = False):
         self.c, self.work = c, work
-        self.sampler = Sampler(base, device)
+        self.sampler = Sampler(base, device, entry=c.objective.entry_timestep)
         base.vae.to(device)
         n = min(c.trainer.validation_size, c.data.evaluation_size)
         self.asked = read_pairs(ARTIFACTS / "data" / "validation")[:n]

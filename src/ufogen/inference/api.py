@@ -130,6 +130,7 @@ class UFOGen:
             "one_step": self.stock_scheduler == "LCMScheduler",
             "scheduler": self.stock_scheduler,
             "prediction_type": config.prediction_type,
+            "entry_timestep": self._num_timesteps - 1,
             "timesteps": {steps: self._stock_timesteps(steps) for steps in (1, 2, 4)},
             "prompt_tokens": pipeline.tokenizer.model_max_length,
             "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},

@@ -22,9 +22,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from ufogen.config import Heads
+from ufogen import config
 from ufogen.diffusion.losses import r1_penalty
-from ufogen.diffusion.networks import Discriminator, added_conditioning, frozen
+from ufogen.diffusion.networks import added_conditioning, frozen, make_discriminator
 
 FLOAT32 = {F.layer_norm, F.group_norm, F.softmax, torch.softmax, Tensor.softmax}  # under autocast on CUDA, not on the CPU
 CHECKPOINTED = (ResnetBlock2D, BasicTransformerBlock)  # what diffusers recomputes as one piece
@@ -88,9 +88,9 @@ def autocast(half: bool) -> Iterator[None]:
 class Networks:
     """G's and D's U-Net with the passes of an update over them. Real or fake, by the mode they are made in."""
 
-    def __init__(self, architecture: dict[str, Any], tokens: int, joint: bool = False, heads: Heads = "output"):
+    def __init__(self, architecture: dict[str, Any], tokens: int, objective: config.Objective):
         self.generator = UNet2DConditionModel.from_config(architecture).train()
-        self.discriminator = Discriminator(UNet2DConditionModel.from_config(architecture).train(), joint, heads)
+        self.discriminator = make_discriminator(UNet2DConditionModel.from_config(architecture).train(), objective)
         u = self.generator.config
         self.shape, self.states = (u.in_channels, u.sample_size, u.sample_size), (tokens, u.cross_attention_dim)
         sdxl = u.addition_embed_type == "text_time"

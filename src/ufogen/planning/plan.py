@@ -57,6 +57,8 @@ def flops_an_item(found: dict[str, int], o: config.Objective, tr: config.Trainer
     of_d += found["penalty"] / o.r1_interval * ((o.r1_weight > 0) + (o.r2_weight > 0))
     of_g = found["generator_forward"] * (1 if tr.accumulation == 1 else 2) + found["generator_backward"]
     of_g += found["discriminator_for_generator"]
+    if o.adversarial == "relativistic":
+        of_g += found["discriminator_forward"] / 2  # on real samples alone
     return of_d + of_g
 
 
@@ -81,8 +83,7 @@ def make_plan(c: config.Config, gpus: int | None = None, gpu: str = "h100-80gb",
     parts = architecture(c.base)
     tokens = 77 if _clip(parts) else prompt_tokens(Path(c.base.path))
     with FakeTensorMode():
-        o = c.objective
-        networks = Networks(parts["unet"], tokens, o.discriminator_input == "joint", o.discriminator_heads)
+        networks = Networks(parts["unet"], tokens, c.objective)
         counts = {name: _count(getattr(networks, name)) for name in ("generator", "discriminator")}
         counts |= _encoder_counts(parts)
         kept = activations(networks, half)

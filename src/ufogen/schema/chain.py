@@ -17,6 +17,7 @@ from ufogen.schema.kinds import (
     Flag,
     Gamma,
     Heads,
+    LogSigma,
     Number,
     Precision,
     Refused,
@@ -78,8 +79,16 @@ class Objective:
     step_size_max: Whole  # above step_size: k is drawn from step_size ... step_size_max for each item; 0: k is step_size
     timesteps: Literal["grid", "uniform"]
     minimum_timestep: Whole  # t is drawn at or above it
-    last_timestep_share: Share  # share of draws moved to t = T - 1, where one-step sampling starts
-    adversarial: Literal["nonsaturating", "clamped_bce"]
+    entry_timestep: Whole  # t of one-step sampling, and the largest of training; 0: T - 1, as in the paper; others are ours
+    entry_share: Share  # share of draws moved to the entry
+    entry_noise: Literal["diffused", "pure"]  # x_t there: q(x_t|x_0), or ours: N(0, I), which has nothing to reconstruct
+    # s of what D sees: t - k as in the paper; ours: uniform in s_low ... s_high, or log sigma_s ~ N(mean, std^2)
+    s_law: Literal["step", "uniform", "lognormal"]
+    s_low: Whole
+    s_high: Whole
+    s_log_sigma_mean: LogSigma  # sigma_s^2 = (1 - alpha_bar_s) / alpha_bar_s
+    s_log_sigma_std: Number
+    adversarial: Literal["nonsaturating", "clamped_bce", "relativistic"]  # relativistic is not the paper's
     r1_weight: Number  # 0 turns R1 off
     r2_weight: Number  # the same penalty on generated samples (Mescheder et al. 2018); not the paper's
     r1_interval: Count  # updates of D from one penalised to the next, R2 with R1
@@ -87,7 +96,22 @@ class Objective:
     mismatched_share: Share  # of D's fakes that are real samples under another item's caption; not the paper's
     generator_init: Literal["base", "scratch"]
     discriminator_init: Literal["base", "scratch"]
-    discriminator_heads: Heads  # both: D decides at its bottleneck too; not the paper's
+    discriminator_heads: Heads  # both: D decides at its bottleneck too; levels: at every level. Not the paper's
+    discriminator_trained: Literal["all", "heads"]  # heads: the pretrained U-Net of D stays as it is; not the paper's
+    statistics_group: Whole  # items over which D's heads see the standard deviation; 0: none, as in the paper
+
+    @model_validator(mode="after")
+    def _law_of_s_fits(self) -> Objective:
+        if self.s_law == "step":
+            return self
+        for key, value in (("parameterization", "forward"), ("coupling", "independent")):
+            if getattr(self, key) != value:  # q(x_s|x_t, x_0) and q(x_t|x_s) are there for s < t alone
+                raise Refused(key, getattr(self, key), f"{value} with s_law {self.s_law}")
+        if self.reconstruction == "x_s":
+            raise Refused("reconstruction", "x_s", f"x_0, none with s_law {self.s_law}")
+        if self.s_law == "uniform" and self.s_high < self.s_low:
+            raise Refused("s_high", self.s_high, f"a whole number, {self.s_low} or greater")
+        return self
 
     @model_validator(mode="after")
     def _largest_step_is_none_or_above_the_smallest(self) -> Objective:
@@ -111,6 +135,8 @@ class Trainer:
     beta1: Decay
     beta2: Decay
     warmup: Whole
+    discriminator_first: Whole  # updates of D alone, before G's first; not the paper's
+    generator_warmup: Whole  # of G's learning rate, from its first update on
     decay: Literal["constant", "cosine"]
     gradient_clip: Number  # 0: none
     ema_decay: Decay

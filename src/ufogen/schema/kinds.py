@@ -11,6 +11,7 @@ SECTION = ConfigDict(extra="forbid")  # an unknown key is an error
 Count = Annotated[int, Strict(), Field(ge=1)]
 Whole = Annotated[int, Strict(), Field(ge=0)]
 Number = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
+LogSigma = Annotated[float, Strict(), Field(ge=-5, le=5, allow_inf_nan=False)]
 Share = Annotated[float, Strict(), Field(ge=0, le=1, allow_inf_nan=False)]
 Decay = Annotated[float, Strict(), Field(ge=0, lt=1, allow_inf_nan=False)]  # of a moving average
 Flag = Annotated[bool, Strict()]
@@ -21,7 +22,7 @@ Names = Annotated[list[Text], Field(min_length=1)]
 Device = Literal["auto", "cpu", "cuda"]
 # auto: bf16 where the processor or GPU computes in it, else no (precision.py). YAML reads a bare no as false.
 Precision = Annotated[Literal["auto", "no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
-Heads = Literal["output", "both"]  # of the discriminator
+Heads = Literal["output", "both", "levels"]  # of the discriminator (diffusion/networks.py)
 ResizeFilter = Literal["box", "bilinear", "bicubic", "lanczos"]  # Pillow's, with antialiasing
 CocoSplit = Literal["train2014", "val2014", "train2017", "val2017"]
 Solver = Literal["ddim", "dpm++"]  # diffusion/sampling.py

@@ -52,7 +52,14 @@ def make_objective(method: Method, steps: int, settings: Toy) -> config.Objectiv
         step_size_max=0,
         timesteps="grid",
         minimum_timestep=0,
-        last_timestep_share=0.0,
+        entry_timestep=0,
+        entry_share=0.0,
+        entry_noise="diffused",
+        s_law="step",
+        s_low=0,
+        s_high=0,
+        s_log_sigma_mean=0.0,
+        s_log_sigma_std=0.0,
         adversarial="nonsaturating",
         r1_weight=settings.r1_weight,
         r2_weight=0.0,
@@ -62,6 +69,8 @@ def make_objective(method: Method, steps: int, settings: Toy) -> config.Objectiv
         generator_init="scratch",
         discriminator_init="scratch",
         discriminator_heads="output",
+        discriminator_trained="all",
+        statistics_group=0,
     )
 
 

@@ -29,10 +29,8 @@ def add_lora(network: Generator | Discriminator, rank: int) -> None:
     # alpha = rank: the scale is 1, which is what a LoRA file without alphas is read with
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS))
     if isinstance(network, Discriminator):
-        unet.conv_out.requires_grad_(True)
-        unet.conv_in.requires_grad_(network.joint)
-        if hasattr(unet, "bottleneck_head"):
-            unet.bottleneck_head.requires_grad_(True)
+        for part in network.new_parts():
+            part.requires_grad_(True)
 
 
 def save_generator(unet: UNet2DConditionModel, folder: Path) -> None:

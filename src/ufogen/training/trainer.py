@@ -16,6 +16,7 @@ from ufogen.diffusion.batch import EncodedBatch, Items
 from ufogen.diffusion.networks import Discriminator, Generator
 from ufogen.diffusion.objective import DiffusionGAN
 from ufogen.diffusion.schedule import Schedule
+from ufogen.errors import UserError
 from ufogen.randomness import Draws
 from ufogen.training.learning_rate import learning_rate, set_learning_rate
 from ufogen.training.optimizers import make_optimizer
@@ -27,7 +28,8 @@ Generate = Callable[[Items, bool], tuple[Tensor, Tensor]]  # x'_0 and x'_s of a 
 class AdversarialTrainer:
     """A task for `training.loop.fit`: one update of D and one of G from the same forward pass of G.
 
-    Raises `UserError` where the step sizes or the lowest timestep do not fit the schedule.
+    schedule: that of the generator, which ends at the entry timestep.
+    Raises `UserError` where settings do not fit the schedule or one another.
 
     Attributes
     ----------
@@ -42,7 +44,7 @@ class AdversarialTrainer:
         objective: config.Objective,
         settings: config.Trainer,
     ):
-        config.check_timesteps(objective, schedule.num_timesteps)
+        check(objective, settings, schedule)
         self.generator, self.discriminator, self.schedule = generator, discriminator, schedule
         self.objective, self.settings = DiffusionGAN(schedule, objective), settings
 
@@ -68,23 +70,26 @@ class AdversarialTrainer:
         a graph and again for G once D has moved, so that no more than one micro-batch's graph is ever held.
         """
         self._set_learning_rates(step)
+        moves = step >= self.settings.discriminator_first  # G does
         items = self.objective.draw(*batch.on(self.accelerator.device), draws)  # nothing in it depends on the division
         parts = items.split(self.settings.accumulation)
         generate = self._generate
-        if len(parts) == 1:
+        if len(parts) == 1 and moves:
             shared = self._generate(parts[0], True)
 
             def generate(part: Items, graph: bool) -> tuple[Tensor, Tensor]:
                 return shared
 
-        return self._update_discriminator(parts, generate, step) | self._update_generator(parts, generate)
+        scalars = self._update_discriminator(parts, generate, step)
+        return scalars | self._update_generator(parts, generate) if moves else scalars
 
     def unet_evaluations(self, updates: int) -> int:
         """Forward passes of a U-Net per item over a run: G, D on real and fake, D for G, and the lazy ones of R1 and R2."""
         o, tr = self.objective.settings, self.settings
-        of_g = 1 if tr.accumulation == 1 else 2
         penalties = len(range(0, updates, o.r1_interval)) * ((o.r1_weight > 0) + (o.r2_weight > 0))
-        return tr.batch_size * tr.accumulation * (updates * (of_g + 2 + 1) + penalties)
+        of_g = 1 + (tr.accumulation > 1) + (o.adversarial == "relativistic")  # beside the passes of D's update
+        moves = max(updates - tr.discriminator_first, 0)
+        return tr.batch_size * tr.accumulation * (updates * (1 + 2) + moves * of_g + penalties)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[Generator | None]:
@@ -150,11 +155,23 @@ class AdversarialTrainer:
 
     def _set_learning_rates(self, step: int) -> None:
         tr = self.settings
-        for optimizer, peak in (
-            (self.optimizer_g, tr.generator_learning_rate),
-            (self.optimizer_d, tr.discriminator_learning_rate),
+        for optimizer, peak, warmup, first in (
+            (self.optimizer_g, tr.generator_learning_rate, tr.generator_warmup, tr.discriminator_first),
+            (self.optimizer_d, tr.discriminator_learning_rate, tr.warmup, 0),
         ):
-            set_learning_rate(optimizer, learning_rate(step, peak, tr.warmup, tr.updates, tr.decay))
+            set_learning_rate(optimizer, learning_rate(max(step - first, 0), peak, warmup, tr.updates - first, tr.decay))
+
+
+def check(objective: config.Objective, settings: config.Trainer, schedule: Schedule) -> None:
+    """Raise `UserError` for settings that do not fit the schedule or one another."""
+    config.check_timesteps(objective, schedule.num_timesteps)
+    group = objective.statistics_group
+    if group and settings.batch_size % group:
+        allowed = f"0 and divisors of trainer.batch_size {settings.batch_size}"
+        raise UserError(f"parameter objective.statistics_group is {group}; allowed: {allowed}")
+    if settings.discriminator_first >= settings.updates:
+        allowed = f"0 ... {settings.updates - 1}, below trainer.updates"
+        raise UserError(f"parameter trainer.discriminator_first is {settings.discriminator_first}; allowed: {allowed}")
 
 
 def _micro_batches(parts: list[Items], network: Parallel) -> Iterator[Items]:

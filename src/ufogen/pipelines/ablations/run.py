@@ -49,12 +49,13 @@ def main(c: config.Config) -> None:
         return
     accelerator = make_accelerator(c.device, trainer.precision)
     base = load_base(ARTIFACTS / "base")
-    schedule, prediction_type = Schedule.from_scheduler(base.scheduler), base.scheduler.config.prediction_type
+    schedule = Schedule.from_scheduler(base.scheduler).until(objective.entry_timestep)
+    prediction_type = base.scheduler.config.prediction_type
     torch.manual_seed(seed)
     generator, discriminator = make_networks(base.unet, schedule, prediction_type, objective)
     task = AdversarialTrainer(generator, discriminator, schedule, objective, trainer)
     base.vae.to(accelerator.device)
-    sampler = Sampler(base, accelerator.device, parameterization=objective.parameterization)
+    sampler = Sampler(base, accelerator.device, parameterization=objective.parameterization, entry=objective.entry_timestep)
     validation = Prompts.read(c, "validation", c.ablations.curve_size, accelerator.device)
     evaluation = Prompts.read(c, "evaluation", c.ablations.evaluation_size, accelerator.device)
     work = ARTIFACTS / "checkpoints" / "ablations" / f"{arm}-{seed}"

@@ -6,14 +6,13 @@ import json
 from dataclasses import dataclass
 
 import numpy as np
-from diffusers import UNet2DConditionModel
 from tqdm import tqdm
 
 from ufogen import config
 from ufogen.applications.control import KINDS, Control, ControlledUNet
 from ufogen.applications.edges import THRESHOLD, edge_agreement, edge_map, to_condition
 from ufogen.base.autoencoder import encode_images
-from ufogen.base.loading import load_base, load_part
+from ufogen.base.loading import load_base, load_generator, load_part
 from ufogen.base.text import Conditioning
 from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import read_pairs
@@ -89,8 +88,8 @@ def measure_all(c: config.Config, asked: str, reference: str, out) -> list[dict]
         Nouns.load(c.data.node_modules), device,
         seed=c.seed, neighborhood=c.evaluation.neighborhood, kid_subsets=c.evaluation.kid_subsets,
     )  # fmt: skip
-    unet = load_part(UNet2DConditionModel, ARTIFACTS / "train" / "unet", "the trained generator")
-    sampler = Sampler.load(load_base(ARTIFACTS / "base"), unet, device, DTYPES[c.sampler.precision])
+    trained = load_generator(ARTIFACTS / "train", "the trained generator")
+    sampler = Sampler.load(load_base(ARTIFACTS / "base"), trained, device, DTYPES[c.sampler.precision])
     networks = {kind: load_control(kind, sampler) for kind in KINDS}
     text = sampler.encode(pairs.captions)
     measured = []

@@ -6,13 +6,12 @@ import json
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 from tqdm import tqdm
 
 from ufogen import config
 from ufogen.applications.image_to_image import edit_latents, feature_distance, mean_squared_error, strength_timestep
 from ufogen.base.autoencoder import encode_images
-from ufogen.base.loading import load_base, load_part
+from ufogen.base.loading import load_base, load_generator
 from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import read_pairs
 from ufogen.evaluation import features
@@ -43,8 +42,8 @@ def strengths(c: config.Config) -> list[float]:
 def main(c: config.Config) -> None:
     """Write paper/results/image_to_image.csv, its card, and artifacts/image_to_image."""
     device = make_accelerator(c.device, "no").device
-    unet = load_part(UNet2DConditionModel, ARTIFACTS / "train" / "unet", "the trained generator")
-    sampler = Sampler.load(load_base(ARTIFACTS / "base"), unet, device, DTYPES[c.sampler.precision])
+    trained = load_generator(ARTIFACTS / "train", "the trained generator")
+    sampler = Sampler.load(load_base(ARTIFACTS / "base"), trained, device, DTYPES[c.sampler.precision])
     base, nouns = sampler.base, Nouns.load(c.data.node_modules)
     refuse_sdxl(base, "the evaluation of image-to-image")
     n = min(c.applications.samples, c.data.evaluation_size)

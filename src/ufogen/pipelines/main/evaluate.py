@@ -8,12 +8,11 @@ from importlib.metadata import version
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 from tqdm import tqdm
 
 from ufogen import config
 from ufogen.base.autoencoder import encode_images
-from ufogen.base.loading import load_base, load_part
+from ufogen.base.loading import load_base, load_generator
 from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import Pairs, read_pairs
 from ufogen.evaluation import features
@@ -56,8 +55,8 @@ def main(c: config.Config) -> None:
         features.extract(np.array(asked.images), device=device), Nouns.load(c.data.node_modules), device, seed=c.seed,
         neighborhood=e.neighborhood, kid_subsets=e.kid_subsets, kid_subset_size=e.kid_subset_size,
     )  # fmt: skip
-    unet = load_part(UNet2DConditionModel, ARTIFACTS / "train" / "unet", "the trained generator")
-    sampler = Sampler.load(load_base(ARTIFACTS / "base"), unet, device, DTYPES[c.sampler.precision])
+    trained = load_generator(ARTIFACTS / "train", "the trained generator")
+    sampler = Sampler.load(load_base(ARTIFACTS / "base"), trained, device, DTYPES[c.sampler.precision])
     rows = []
 
     def measure(name: dict, images: np.ndarray, heldout_images: np.ndarray, asked: Pairs, seconds: float | None) -> None:

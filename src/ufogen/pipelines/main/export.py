@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shutil
 
-from diffusers import UNet2DConditionModel
-
 from ufogen import config
-from ufogen.base.loading import Pipeline, load_base, load_part
+from ufogen.base.loading import Pipeline, load_base, load_generator
 from ufogen.data.nouns import SIZE
 from ufogen.inference.export import export_pipeline
 from ufogen.pipelines.stage import ARTIFACTS, publish, run
@@ -19,10 +17,10 @@ def main(c: config.Config) -> None:
     Trained adapters are in its weights, and beside them in `lora` as a file for the base.
     """
     base = load_base(ARTIFACTS / "base")
-    unet = load_part(UNet2DConditionModel, ARTIFACTS / "train" / "unet", "the trained generator")
+    unet, entry = load_generator(ARTIFACTS / "train", "the trained generator")
     unet.register_to_config(sample_size=trained_side(c.data, base) // base.vae_scale_factor)
     with publish(ARTIFACTS / "ufogen") as out:
-        export_pipeline(base, unet, out)
+        export_pipeline(base, unet, out, entry)
         if (ARTIFACTS / "train" / "lora").is_dir():
             shutil.copytree(ARTIFACTS / "train" / "lora", out / "lora")
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 
 import numpy as np
-from diffusers import UNet2DConditionModel
 from tqdm import tqdm
 
 from ufogen import config
-from ufogen.base.loading import load_base, load_part
+from ufogen.base.loading import load_base, load_generator
 from ufogen.data.pairs import read_pairs
 from ufogen.evaluation.sampler import Sampler, methods
 from ufogen.pipelines.stage import ARTIFACTS, publish, run
@@ -20,8 +19,8 @@ from ufogen.training.loop import make_accelerator
 def main(c: config.Config) -> None:
     """Write artifacts/samples: for each method the images for the evaluation prompts and for the held-out pairs."""
     device, s = make_accelerator(c.device, "no").device, c.sampler
-    unet = load_part(UNet2DConditionModel, ARTIFACTS / "train" / "unet", "the trained generator")
-    sampler = Sampler.load(load_base(ARTIFACTS / "base"), unet, device, DTYPES[s.precision])
+    trained = load_generator(ARTIFACTS / "train", "the trained generator")
+    sampler = Sampler.load(load_base(ARTIFACTS / "base"), trained, device, DTYPES[s.precision])
     compared = methods(("ufogen", *s.base_solvers), s.ufogen_steps, s.base_steps, s.guidance, "sampler.base_solvers")
     with publish(ARTIFACTS / "samples") as out:
         for part in ("evaluation", "heldout"):

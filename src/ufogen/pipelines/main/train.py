@@ -25,6 +25,7 @@ from ufogen.diffusion.networks import make_networks
 from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
 from ufogen.evaluation.validation import Validation
+from ufogen.inference.export import ufogen_scheduler
 from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256
 from ufogen.training.checkpoint import Checkpoint, fingerprint
 from ufogen.training.log import CurveLog
@@ -46,7 +47,7 @@ def main(c: config.Config) -> None:
         )
     tr, accelerator = c.trainer, make_accelerator(c.device, c.trainer.precision)
     base = load_base(ARTIFACTS / "base")
-    schedule = Schedule.from_scheduler(base.scheduler)
+    schedule = Schedule.from_scheduler(base.scheduler).until(c.objective.entry_timestep)
     torch.manual_seed(c.seed)
     networks = make_networks(base.unet, schedule, base.scheduler.config.prediction_type, c.objective)
     for network, rank in zip(networks, (tr.generator_lora_rank, tr.discriminator_lora_rank), strict=True):
@@ -86,6 +87,7 @@ def main(c: config.Config) -> None:
                     shutil.copytree(work / "best", out, dirs_exist_ok=True)
                 else:
                     save_generator(generator.unet, out)
+                ufogen_scheduler(base.scheduler.config, c.objective.entry_timestep).save_pretrained(out / "scheduler")
                 shutil.copy(work / "curves.csv", out / "curves.csv")
                 if validates:
                     shutil.copy(work / "validation.csv", out / "validation.csv")

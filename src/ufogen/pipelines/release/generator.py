@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
 
 from ufogen import config
-from ufogen.base.loading import load_base, load_part
+from ufogen.base.loading import load_part
 from ufogen.files import HASHES
-from ufogen.inference.export import ufogen_scheduler
 from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, sha256
 
 FOLDER = Path("models/nouns-ufogen")
@@ -22,7 +22,7 @@ def main(c: config.Config) -> None:
     """Write the U-Net, the scheduler that makes stock diffusers sample it, its row of the results and its hash."""
     unet = load_part(UNet2DConditionModel, ARTIFACTS / "train" / "unet", "the trained generator", torch.float16)
     unet.save_pretrained(FOLDER / "unet")
-    ufogen_scheduler(load_base(ARTIFACTS / "base").scheduler.config).save_pretrained(FOLDER / "scheduler")
+    shutil.copytree(ARTIFACTS / "train" / "scheduler", FOLDER / "scheduler", dirs_exist_ok=True)
     rows = json.loads((RESULTS / "main.json").read_text())["rows"]
     mine = [row for row in rows if row["method"] == "ufogen" and row["named"] == "all"]
     (FOLDER / "metrics.json").write_text(json.dumps(mine, indent=1) + "\n")
