@@ -114,22 +114,29 @@ class DiffusionGAN:
 
     def generator_loss(self, discriminator: Network, items: Items, x_0_fake: Tensor, x_s_fake: Tensor) -> Loss:
         """-log D(x'_s, s) + lambda gamma_t ||x_0 - x'_0||^2; the reconstruction at x_s instead is SIDDM's."""
+        adversarial, reconstruction = self.generator_terms(discriminator, items, x_0_fake, x_s_fake)
+        scalars = {"loss_g": adversarial.detach()}
+        if self.settings.reconstruction != "none":
+            scalars["reconstruction"] = reconstruction.detach()
+        return adversarial + self.settings.reconstruction_weight * reconstruction, scalars
+
+    def generator_terms(
+        self, discriminator: Network, items: Items, x_0_fake: Tensor, x_s_fake: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """-log D(x'_s, s) and gamma_t ||x_0 - x'_0||^2, which is 0 without a reconstruction."""
         o, t, s = self.settings, items.t, items.s
         fake, real = discriminator(x_s_fake, s, x_t=items.x_t, **items.caption), None
         if o.adversarial == "relativistic":
             with torch.no_grad():
                 real = discriminator(items.x_s, s, x_t=items.x_t, **items.caption)
-        loss = losses.generator_loss(fake, o.adversarial, real)
-        scalars = {"loss_g": loss.detach()}
-        if o.reconstruction != "none":
-            if o.reconstruction == "x_0":
-                prediction, target, gamma = x_0_fake, items.x_0, losses.gamma_weight(o.gamma, t, self.schedule)
-            else:
-                prediction, target, gamma = x_s_fake, items.x_s, losses.forward_kl_weight(t, s, self.schedule)
-            distance = losses.reconstruction_loss(prediction, target, gamma.where(~items.pure, 0))
-            loss = loss + o.reconstruction_weight * distance
-            scalars["reconstruction"] = distance.detach()
-        return loss, scalars
+        adversarial = losses.generator_loss(fake, o.adversarial, real)
+        if o.reconstruction == "none":
+            return adversarial, torch.zeros_like(adversarial)
+        if o.reconstruction == "x_0":
+            prediction, target, gamma = x_0_fake, items.x_0, losses.gamma_weight(o.gamma, t, self.schedule)
+        else:
+            prediction, target, gamma = x_s_fake, items.x_s, losses.forward_kl_weight(t, s, self.schedule)
+        return adversarial, losses.reconstruction_loss(prediction, target, gamma.where(~items.pure, 0))
 
 
 def fakes(items: Items, x_s_fake: Tensor) -> Tensor:

@@ -27,8 +27,10 @@ from ufogen.errors import UserError
 from ufogen.evaluation.validation import Validation
 from ufogen.inference.export import ufogen_scheduler
 from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256
+from ufogen.randomness import Draws, torch_generator
 from ufogen.training.checkpoint import Checkpoint, fingerprint
-from ufogen.training.log import CurveLog
+from ufogen.training.diagnosis import diagnose
+from ufogen.training.log import CurveLog, Table
 from ufogen.training.loop import fit, make_accelerator
 from ufogen.training.lora import add_lora, save_generator
 from ufogen.training.trainer import AdversarialTrainer
@@ -62,14 +64,19 @@ def main(c: config.Config) -> None:
     )  # fmt: skip
     resumable = Checkpoint(work, accelerator, run_id)
     resume = resumable.exists()
-    log = validation = None
+    log = validation = diagnosis = None
     if accelerator.is_main_process:
+        diagnosis = Table(work / "diagnosis.csv", resume)
         log = CurveLog(work, {"equilibrium": EQUILIBRIUM[c.objective.adversarial]}, resume)
         if validates:
             validation = Validation(c, base, work, accelerator.device, resume)
 
     def validate(step: int) -> None:
         draw, measure = (step % every == 0 or step == tr.updates for every in (tr.sample_every, tr.validate_every))
+        if measure:
+            found = diagnose(task, data(step), Draws(torch_generator(accelerator.device, c.seed, "diagnosis", step)))
+            if diagnosis is not None:
+                diagnosis.add(step, found)
         if validates and (draw or measure):
             with task.averaged() as generator:  # on all processes, which have each a part of it if it is sharded
                 if validation is not None:
@@ -88,7 +95,8 @@ def main(c: config.Config) -> None:
                 else:
                     save_generator(generator.unet, out)
                 ufogen_scheduler(base.scheduler.config, c.objective.entry_timestep).save_pretrained(out / "scheduler")
-                shutil.copy(work / "curves.csv", out / "curves.csv")
+                for name in ("curves.csv", "diagnosis.csv"):
+                    shutil.copy(work / name, out / name)
                 if validates:
                     shutil.copy(work / "validation.csv", out / "validation.csv")
                     shutil.copytree(work / "samples", out / "samples")
