@@ -1,12 +1,14 @@
 """Muon: its matrices are orthogonal, its vectors are Adam's, and it goes on where it was stopped."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate import debug_launcher
 from torch import nn
 
-from ufogen.base.muon import Muon, make_optimizer, orthogonalised
+from ufogen.base.muon import Muon, _shares, make_optimizer, orthogonalised
 
 
 def network() -> nn.Sequential:
@@ -70,3 +72,31 @@ def test_it_learns_and_continues_from_its_state():
     continued.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     assert step(model, optimizer, 99) == step(other, continued, 99)
     assert all(map(torch.equal, model.parameters(), other.parameters()))
+
+
+def _forked(path: Path) -> None:
+    torch.set_num_threads(1)
+    model = network()
+    optimizer = Muon(model.parameters(), lr=0.01)
+    for seed in range(3):
+        step(model, optimizer, seed)
+    if torch.distributed.get_rank() == 1:  # which made a part of the directions alone, and got the others
+        torch.save(model.state_dict(), path)
+
+
+def test_processes_that_divide_the_matrices_step_as_one_does(tmp_path: Path):
+    debug_launcher(_forked, args=(tmp_path / "weights.pt",), num_processes=2)
+    alone = network()
+    optimizer = Muon(alone.parameters(), lr=0.01)
+    for seed in range(3):
+        step(alone, optimizer, seed)
+    for name, value in torch.load(tmp_path / "weights.pt").items():
+        torch.testing.assert_close(value, alone.state_dict()[name])
+
+
+def test_shares_are_even_and_whole():
+    matrices = [torch.empty(shape) for shape in ((64, 576), (128, 128), (128, 1152), (64, 64), (512, 128))]
+    shares = _shares(matrices, 2)
+    assert sorted(sum(shares, [])) == list(range(5))
+    loads = [sum(matrices[i].numel() * min(matrices[i].shape) for i in share) for share in shares]
+    assert max(loads) <= 0.65 * sum(loads)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 ITERATION = (3.4445, -4.7750, 2.0315)  # of the quintic Newton-Schulz iteration: singular values to about 0.7 ... 1.2
@@ -15,7 +17,7 @@ class Muon(torch.optim.Optimizer):
 
     Jordan et al. 2024 (kellerjordan.github.io/posts/muon); the step's size is 0.2 times the learning rate in root mean
     square (Liu et al. 2025, arXiv 2502.16982), so that learning rates of Adam serve. A convolution (o, i, h, w) is
-    the matrix (o, i h w).
+    the matrix (o, i h w). Several processes with equal gradients divide the matrices among them and exchange the directions.
     """
 
     def __init__(
@@ -45,11 +47,10 @@ class Muon(torch.optim.Optimizer):
         momenta = [self._state(p, "momentum") for p in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         directions = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov's
-        for members in _alike(directions).values():  # equal shapes as one batch: a third faster
-            steps = orthogonalised(torch.stack([directions[i].reshape(len(directions[i]), -1) for i in members]))
-            size = 0.2 * max(steps.shape[1:]) ** 0.5  # an orthogonal matrix has root mean square 1 / sqrt(max(m, n))
-            for i, step in zip(members, steps.to(directions[0].dtype), strict=True):
-                parameters[i].add_(step.reshape(parameters[i].shape), alpha=-group["lr"] * size)
+        matrices = [direction.reshape(len(direction), -1) for direction in directions]
+        for parameter, step in zip(parameters, _exchanged(matrices), strict=True):
+            size = 0.2 * max(step.shape) ** 0.5  # an orthogonal matrix has root mean square 1 / sqrt(max(m, n))
+            parameter.add_(step.reshape(parameter.shape).to(parameter.dtype), alpha=-group["lr"] * size)
 
     def _adam(self, parameters: list[nn.Parameter], group: dict) -> None:
         gradients = [p.grad for p in parameters]
@@ -88,6 +89,41 @@ def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
         gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
+
+
+def _exchanged(matrices: list[Tensor]) -> list[Tensor]:
+    """All of them orthogonalised, in bfloat16, by the processes together."""
+    processes, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
+    shares = _shares(matrices, processes)
+    steps: list[Tensor] = [matrix.new_empty(matrix.shape, dtype=torch.bfloat16) for matrix in matrices]
+    for members in _alike([matrices[i] for i in shares[rank]]).values():  # equal shapes as one batch: a third faster
+        members = [shares[rank][j] for j in members]
+        for i, step in zip(members, orthogonalised(torch.stack([matrices[i] for i in members])), strict=True):
+            steps[i] = step
+    if processes > 1:
+        longest = max(sum(matrices[i].numel() for i in share) for share in shares)
+        own = F.pad(mine := torch.cat([steps[i].flatten() for i in shares[rank]]), (0, longest - len(mine)))
+        gathered = [torch.empty_like(own) for _ in range(processes)]
+        dist.all_gather(
+            [part.view(torch.uint8) for part in gathered], own.view(torch.uint8)
+        )  # not every backend knows bfloat16
+        for share, part in zip(shares, gathered, strict=True):
+            pieces = part.split([*(sizes := [matrices[i].numel() for i in share]), longest - sum(sizes)])
+            for i, piece in zip(share, pieces, strict=False):
+                steps[i] = piece.reshape(matrices[i].shape)
+    return steps
+
+
+def _shares(matrices: list[Tensor], processes: int) -> list[list[int]]:
+    """The positions of each process's matrices, by their multiplications as even as a greedy division makes them."""
+    costs = [matrix.numel() * min(matrix.shape) for matrix in matrices]
+    shares: list[list[int]] = [[] for _ in range(processes)]
+    loads = [0] * processes
+    for i in sorted(range(len(matrices)), key=lambda i: -costs[i]):
+        least = loads.index(min(loads))
+        shares[least].append(i)
+        loads[least] += costs[i]
+    return shares
 
 
 def _alike(matrices: list[Tensor]) -> dict[tuple[int, int], list[int]]:
