@@ -91,11 +91,13 @@ def test_no_module_imports_itself_through_others():
 
 
 def test_nothing_imports_pipelines_and_a_pipeline_imports_no_other():
+    """The release alone is made of another: it is the main chain at length."""
     wrong = []
     for name in modules():
         own = ".".join(name.split(".")[:3])
         for each in imports(name):
-            if room(each) == "pipelines" and each != "ufogen.pipelines.stage" and not (each + ".").startswith(own + "."):
+            of_release = own == "ufogen.pipelines.release" and each.startswith("ufogen.pipelines.main.")
+            if room(each) == "pipelines" and not of_release and each != "ufogen.pipelines.stage" and not (each + ".").startswith(own + "."):
                 wrong.append(f"{name} imports {each}")
             if room(each) == "pipelines" and room(name) != "pipelines":
                 wrong.append(f"{name} imports {each}")

@@ -35,6 +35,7 @@ from ufogen.schema.studies import Applications as Applications
 from ufogen.schema.studies import Coco as Coco
 from ufogen.schema.studies import CocoSize as CocoSize
 from ufogen.schema.studies import ControlTraining as ControlTraining
+from ufogen.schema.studies import Release as Release
 from ufogen.schema.studies import Toy as Toy
 from ufogen.schema.studies import ToyMethod as ToyMethod
 

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from ufogen.schema.chain import Base, Data, Evaluation, Objective, Sampler, Trainer
 from ufogen.schema.kinds import SECTION, Count, Device, Whole
 from ufogen.schema.pretrain import Pretrain
-from ufogen.schema.studies import Ablations, Applications, Coco, Toy
+from ufogen.schema.studies import Ablations, Applications, Coco, Release, Toy
 
 
 @dataclass(config=SECTION)
@@ -33,3 +33,4 @@ class Config:
     toy: Toy
     ablations: Ablations
     coco: Coco
+    release: Release

@@ -41,6 +41,16 @@ class Ablations:
 
 
 @dataclass(config=SECTION)
+class Release:
+    """The release: the main chain's settings for hours instead of half an hour (pipelines/release/dvc.yaml)."""
+
+    updates: Count
+    checkpoint_every: Count
+    validate_every: Count  # a picture and a line of the curve
+    noise_seeds: Count  # draws of prompts' noise that the table has rows of
+
+
+@dataclass(config=SECTION)
 class CocoSize:
     """Prompts of a split, and samples of each method; the published numbers are of these."""
 

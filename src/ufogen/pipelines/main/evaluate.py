@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -45,9 +46,22 @@ PACKAGES = ("torch", "diffusers", "transformers", "torch-fidelity", "efficientne
 
 
 def main(c: config.Config) -> None:
-    """Write paper/results/main.csv, its card main.json, and the few numbers of summary.json.
+    """Write paper/results/main.csv, its card main.json, and the few numbers of summary.json."""
+    rows = measured(c, ARTIFACTS / "train", ARTIFACTS / "samples")
+    write(c, rows, ARTIFACTS / "train", "main", {"summary.json": json.dumps(summary(rows), indent=1) + "\n"})
 
-    A method has a row for all its images and one for those whose captions name one, two ... attributes.
+
+def write(c: config.Config, rows: list[dict], train: Path, name: str, further: dict[str, str]) -> None:
+    """The table `name`.csv, its card `name`.json and the files `further`."""
+    text, about = table(rows, COLUMNS), json.dumps(card(c, rows, train), indent=1) + "\n"
+    write_results(RESULTS, {f"{name}.csv": text, f"{name}.json": about} | further)
+    print(text)
+
+
+def measured(c: config.Config, train: Path, samples: Path) -> list[dict]:
+    """A row of each method for all its images in `samples`, and one for those whose captions name one, two ... attributes.
+
+    train: where the generator is, whose time is taken.
     """
     device, e = make_accelerator(c.device, "no").device, c.evaluation
     asked, heldout, floor = (read_pairs(ARTIFACTS / "data" / name) for name in ("evaluation", "heldout", "floor"))
@@ -55,7 +69,7 @@ def main(c: config.Config) -> None:
         features.extract(np.array(asked.images), device=device), Nouns.load(c.data.node_modules), device, seed=c.seed,
         neighborhood=e.neighborhood, kid_subsets=e.kid_subsets, kid_subset_size=e.kid_subset_size,
     )  # fmt: skip
-    trained = load_generator(ARTIFACTS / "train", "the trained generator")
+    trained = load_generator(train, "the trained generator")
     sampler = Sampler.load(load_base(ARTIFACTS / "base"), trained, device, DTYPES[c.sampler.precision])
     rows = []
 
@@ -65,22 +79,16 @@ def main(c: config.Config) -> None:
             apart = unseen.get(row["named"], {}) | {"seconds_per_image": seconds if row["named"] == "all" else None}
             rows.append(name | {"seed": c.seed} | row | apart)
 
-    compared = [Method(**entry) for entry in json.loads((ARTIFACTS / "samples" / "card.json").read_text())]
+    compared = [Method(**entry) for entry in json.loads((samples / "card.json").read_text())]
     for method in tqdm(compared, desc="evaluating", mininterval=5):
-        images, heldout_images = (
-            np.load(ARTIFACTS / "samples" / part / f"{method.name}.npy") for part in ("evaluation", "heldout")
-        )
+        images, heldout_images = (np.load(samples / part / f"{method.name}.npy") for part in ("evaluation", "heldout"))
         measure(vars(method), images, heldout_images, asked, _seconds(c, sampler, method, asked.captions))
     real = {"method": "real", "steps": 0, "guidance": 0.0}
     floor_images, heldout_images = np.array(floor.images), np.array(heldout.images)
     measure(real | {"sampler": "none"}, floor_images, heldout_images, floor, None)
     through = [sampler.decode(encode_images(x, sampler.base.vae)) for x in (floor_images, heldout_images)]
     measure(real | {"sampler": "autoencoder"}, *through, floor, None)
-
-    text = table(rows, COLUMNS)
-    card_, few = (json.dumps(value, indent=1) + "\n" for value in (card(c, rows, device), summary(rows)))
-    write_results(RESULTS, {"main.csv": text, "main.json": card_, "summary.json": few})
-    print(text)
+    return rows
 
 
 def of_heldout(reading: Reading) -> dict[str, dict]:
@@ -115,8 +123,9 @@ def _seconds(c: config.Config, sampler: Sampler, method: Method, captions: list[
     return seconds_per_image(generate, e.latency_batch_size, e.latency_repeats, warmup=1)["median"]
 
 
-def card(c: config.Config, details: list[dict], device: torch.device) -> dict:
+def card(c: config.Config, details: list[dict], train: Path) -> dict:
     """What a reader needs to trust or repeat the numbers."""
+    device = make_accelerator(c.device, "no").device
     return {
         "definitions": DEFINITIONS,
         "rows": json.loads(json.dumps(details), parse_float=lambda number: float(f"{float(number):.6g}")),
@@ -130,10 +139,10 @@ def card(c: config.Config, details: list[dict], device: torch.device) -> dict:
             "threads": torch.get_num_threads(),
         },
         "precision": c.sampler.precision,
-        "training": json.loads((ARTIFACTS / "train" / "card.json").read_text()),
+        "training": json.loads((train / "card.json").read_text()),
         "sha256": {
-            name: sha256(ARTIFACTS / folder)
-            for name, folder in {"generator": "train/unet", "base_unet": "base/unet", "base_vae": "base/vae"}.items()
+            "generator": sha256(train / "unet"),
+            **{f"base_{part}": sha256(ARTIFACTS / "base" / part) for part in ("unet", "vae")},
         },
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -17,12 +18,19 @@ from ufogen.training.loop import make_accelerator
 
 
 def main(c: config.Config) -> None:
-    """Write artifacts/samples: for each method the images for the evaluation prompts and for the held-out pairs."""
+    sample(c, ARTIFACTS / "train", ARTIFACTS / "samples")
+
+
+def sample(c: config.Config, train: Path, samples: Path) -> None:
+    """Write `samples`: for each method the images for the evaluation prompts and for the held-out pairs.
+
+    train: where the trained generator is.
+    """
     device, s = make_accelerator(c.device, "no").device, c.sampler
-    trained = load_generator(ARTIFACTS / "train", "the trained generator")
+    trained = load_generator(train, "the trained generator")
     sampler = Sampler.load(load_base(ARTIFACTS / "base"), trained, device, DTYPES[s.precision])
     compared = methods(("ufogen", *s.base_solvers), s.ufogen_steps, s.base_steps, s.guidance, "sampler.base_solvers")
-    with publish(ARTIFACTS / "samples") as out:
+    with publish(samples) as out:
         for part in ("evaluation", "heldout"):
             text = sampler.encode(read_pairs(ARTIFACTS / "data" / part).captions)
             (out / part).mkdir()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,7 +38,11 @@ from ufogen.training.trainer import AdversarialTrainer
 
 
 def main(c: config.Config) -> None:
-    """Write artifacts/train: the averaged generator's weights, curves and one-step samples from fixed noise.
+    train(c, ARTIFACTS / "train")
+
+
+def train(c: config.Config, folder: Path) -> None:
+    """Write `folder`: the averaged generator's weights and scheduler, curves and one-step samples from fixed noise.
 
     Samples and validation need the prompts of data.source=nouns; other sources have curves alone, and keep the last update.
     Raises `UserError` where trainer.keep is `best` for such a source.
@@ -57,7 +62,7 @@ def main(c: config.Config) -> None:
             add_lora(network, rank)
     task = AdversarialTrainer(*networks, schedule, c.objective, tr)
     data = open_training_data(c, accelerator, base)
-    work = ARTIFACTS / "checkpoints" / "train"
+    work = ARTIFACTS / "checkpoints" / folder.relative_to(ARTIFACTS)
     run_id = fingerprint(
         c.seed, config.to_dict(c.objective), config.to_dict(tr), data.card, accelerator.num_processes,
         sha256(ARTIFACTS / "base" / "unet"),
@@ -89,7 +94,7 @@ def main(c: config.Config) -> None:
     )  # fmt: skip
     with contextlib.nullcontext() if tr.keep == "best" else task.averaged() as generator:
         if accelerator.is_main_process:
-            with publish(ARTIFACTS / "train") as out:
+            with publish(folder) as out:
                 if tr.keep == "best":
                     shutil.copytree(work / "best", out, dirs_exist_ok=True)
                 else:

@@ -12,7 +12,8 @@ from diffusers import UNet2DConditionModel
 from ufogen import config
 from ufogen.base.loading import load_part
 from ufogen.files import HASHES
-from ufogen.pipelines.stage import ARTIFACTS, RESULTS, run, sha256
+from ufogen.pipelines.release.paths import TRAIN
+from ufogen.pipelines.stage import RESULTS, run, sha256
 
 FOLDER = Path("models/nouns-ufogen")
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -20,10 +21,10 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 def main(c: config.Config) -> None:
     """Write the U-Net, the scheduler that makes stock diffusers sample it, its row of the results and its hash."""
-    unet = load_part(UNet2DConditionModel, ARTIFACTS / "train" / "unet", "the trained generator", torch.float16)
+    unet = load_part(UNet2DConditionModel, TRAIN / "unet", "the trained generator", torch.float16)
     unet.save_pretrained(FOLDER / "unet")
-    shutil.copytree(ARTIFACTS / "train" / "scheduler", FOLDER / "scheduler", dirs_exist_ok=True)
-    rows = json.loads((RESULTS / "main.json").read_text())["rows"]
+    shutil.copytree(TRAIN / "scheduler", FOLDER / "scheduler", dirs_exist_ok=True)
+    rows = json.loads((RESULTS / "release.json").read_text())["rows"]
     mine = [row for row in rows if row["method"] == "ufogen" and row["named"] == "all"]
     (FOLDER / "metrics.json").write_text(json.dumps(mine, indent=1) + "\n")
     (FOLDER / HASHES).write_text(json.dumps({WEIGHTS: sha256(FOLDER / WEIGHTS)}, indent=1) + "\n")

@@ -1,0 +1,20 @@
+"""Train the generator that is released: `torchrun --standalone --nproc_per_node 2 -m ufogen.pipelines.release.train`.
+
+Stopped, the same command goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+from ufogen import config
+from ufogen.pipelines.main.train import train
+from ufogen.pipelines.release.paths import TRAIN, released
+from ufogen.pipelines.stage import run
+
+
+def main(c: config.Config) -> None:
+    """Write artifacts/release/train, as the main chain's stage writes artifacts/train."""
+    train(released(c), TRAIN)
+
+
+if __name__ == "__main__":
+    run(main)
