@@ -11,11 +11,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from ufogen.files import altered
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.pipeline
@@ -96,6 +100,19 @@ def test_same_seed_gives_the_same_weights(reproduced: Path):
     before = weights.read_bytes()
     command(reproduced, "dvc", "repro", "--force", "--single-item", "train")
     assert weights.read_bytes() == before
+
+
+def test_release_is_the_main_chain_at_length_with_several_draws_of_noise(reproduced: Path):
+    command(reproduced, "dvc", "repro", "pipelines/release/dvc.yaml")
+    main, release = (pd.read_csv(reproduced / f"paper/results/{name}.csv") for name in ("main", "release"))
+    assert list(main.columns) == list(release.columns)
+    assert set(release.seed) == {0, 1} and len(release) == 2 * len(main)
+    card = json.loads((reproduced / "artifacts/release/train/card.json").read_text())
+    assert card["trainer"]["updates"] == 4
+    weights = load_file(reproduced / "models/nouns-ufogen/unet/diffusion_pytorch_model.safetensors")
+    trained = load_file(reproduced / "artifacts/release/train/unet/diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(value, trained[name].half()) for name, value in weights.items())
+    assert altered(reproduced / "models/nouns-ufogen") == []
 
 
 def test_applications_write_every_result(reproduced: Path):
