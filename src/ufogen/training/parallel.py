@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
@@ -63,6 +64,8 @@ def check(trainer: config.Trainer, accelerator: Accelerator) -> None:
 def make_parallel(network: Network, accelerator: Accelerator, settings: config.Trainer) -> Parallel:
     """The network as `settings` say, in place. Raises `UserError` for settings that do not go with the sharding asked for."""
     check(settings, accelerator)
+    if accelerator.device.type == "cpu":  # the fused kernel's backward pass is slow there in bfloat16
+        network.unet.set_attn_processor(AttnProcessor())
     if settings.gradient_checkpointing:
         network.unet.enable_gradient_checkpointing()
     if settings.sharding != "none":
