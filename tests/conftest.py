@@ -1,6 +1,7 @@
 """Settings of every test run; the environment is set before torch or a hub library is imported."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 os.environ.update(
@@ -28,3 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         place = item.path.relative_to(Path(__file__).parent).parts[0]
         if place in CORE and not any(item.iter_markers("slow")) and not any(item.iter_markers("pipeline")):
             item.add_marker("core")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One last line: what was skipped, and how to get it."""
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", []))
+    if reasons:
+        terminalreporter.write_line("skipped: " + "; ".join(f"{count} ({reason})" for reason, count in reasons.items()))
