@@ -48,6 +48,7 @@ class Data:
     maximum_aspect_ratio: Number  # longer side by shorter; 0: any
     minimum_score: Number  # 0: any; above it, pairs without a score are left out too
     score_key: Text  # in the pair's .json
+    caption_key: Text  # the same, of the caption; empty: it is the pair's .txt
     encode_batch_size: Count  # shards: pairs that autoencoder and text encoder see at once
     encode_precision: Precision  # shards: of autoencoder and text encoder
     workers: Count  # threads of each process that read and decode images
