@@ -15,10 +15,10 @@ import numpy as np
 
 from ufogen import config
 from ufogen.data.encoder import Decoded, Encoder
-from ufogen.data.shards import Shard
+from ufogen.data.shards import Shard, tars
 from ufogen.errors import UserError
 from ufogen.files import ARTIFACTS, sha256
-from ufogen.training.checkpoint import fingerprint
+from ufogen.training.checkpoint import deciding, fingerprint
 
 
 class ArrayWriter:
@@ -81,12 +81,15 @@ def shard_card(shard: Shard, folder: Path) -> dict | None:
 
 
 def identity(c: config.Config) -> str:
-    """A short hash of all that decides what the pairs of shards are encoded to."""
-    free = ("cache", "workers", "encode_batch_size", "train_size", "evaluation_size", "node_modules", "split", "tracked")
-    settings = {key: value for key, value in config.to_dict(c.data).items() if key not in free}
+    """A short hash of all that decides what a pair of a shard is encoded to, wherever the shards lie."""
     parts = ("vae", "text_encoder", "text_encoder_2")  # the last is SDXL's alone
     weights = [sha256(ARTIFACTS / "base" / part) for part in parts if (ARTIFACTS / "base" / part).is_dir()]
-    return fingerprint(c.seed, settings, str(Path(c.data.path).resolve()), weights)
+    return fingerprint(c.seed, deciding(c.data), weights)
+
+
+def lengths(folder: str) -> dict[str, int]:
+    """The shards of a folder by their names, with their bytes: by these they are known where they are moved to."""
+    return {path.name: path.stat().st_size for path in tars(folder) if path.is_file()}
 
 
 def read_run(folder: Path) -> str | None:

@@ -44,6 +44,7 @@ class Data:
     resolution: Whole  # pixels a side; 0: what the base was made for
     resize_filter: ResizeFilter
     crop: Literal["center", "random"]  # random: drawn once for each image
+    broken: Literal["skip", "refuse"]  # an image that cannot be read or has no caption: left out and counted, or an error
     minimum_side: Whole  # pixels of the shorter side; smaller images are left out
     maximum_aspect_ratio: Number  # longer side by shorter; 0: any
     minimum_score: Number  # 0: any; above it, pairs without a score are left out too

@@ -26,7 +26,7 @@ from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
 from ufogen.evaluation.validation import Validation
 from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256
-from ufogen.training.checkpoint import Checkpoint, fingerprint
+from ufogen.training.checkpoint import Checkpoint, deciding, fingerprint
 from ufogen.training.log import CurveLog
 from ufogen.training.loop import fit, make_accelerator
 from ufogen.training.lora import add_lora, save_generator
@@ -56,7 +56,7 @@ def main(c: config.Config) -> None:
     data = open_training_data(c, accelerator, base)
     work = ARTIFACTS / "checkpoints" / "train"
     run_id = fingerprint(
-        c.seed, config.to_dict(c.objective), config.to_dict(tr), data.card, accelerator.num_processes,
+        c.seed, config.to_dict(c.objective), deciding(tr), data.card | {"data": None}, accelerator.num_processes,
         sha256(ARTIFACTS / "base" / "unet"),
     )  # fmt: skip
     resumable = Checkpoint(work, accelerator, run_id)

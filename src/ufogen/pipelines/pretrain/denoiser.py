@@ -29,7 +29,7 @@ from ufogen.pipelines.pretrain.progress import STATE, State, draw, load_snapshot
 from ufogen.pipelines.stage import ARTIFACTS, publish, run
 from ufogen.precision import DTYPES
 from ufogen.randomness import numpy_generator, torch_generator
-from ufogen.training.checkpoint import Checkpoint, Rounds, fingerprint
+from ufogen.training.checkpoint import MAY_CHANGE, Checkpoint, Rounds, deciding, fingerprint
 from ufogen.training.loop import fit, make_accelerator
 
 VAE, SNAPSHOT = ARTIFACTS / "pretrain" / "vae", ARTIFACTS / "pretrain" / "next"
@@ -39,7 +39,7 @@ def main(c: config.Config) -> None:
     """Train on the latents of artifacts/pretrain/vae and write artifacts/pretrain/unet/round-N."""
     settings = c.pretrain.denoiser
     torch.manual_seed(c.seed)
-    shared, autoencoder = config.to_dict(settings), config.to_dict(c.pretrain.autoencoder)
+    shared, autoencoder = deciding(settings), config.to_dict(c.pretrain.autoencoder)
     cards = [r | {"autoencoder": autoencoder["rounds"][: r["autoencoder_round"] + 1]} for r in shared.pop("rounds")]
     rounds = Rounds(ARTIFACTS / "pretrain" / "unet", (c.seed, shared, autoencoder["channels"]), cards)
     if settings.resume:
@@ -169,7 +169,7 @@ class Curve:
         """The curve up to here: from this run's own last snapshot, if it was stopped and continued too."""
         path = SNAPSHOT / STATE
         last = State(**json.loads(path.read_text())) if path.is_file() else self.before
-        known = last.curve if last.recipe == self.recipe else self.before.curve
+        known = last.curve if _deciding(last.recipe) == _deciding(self.recipe) else self.before.curve
         return [row for row in known if row["updates"] < updates]
 
     def measured(self, model: UNet2DConditionModel) -> dict[str, float]:
@@ -185,6 +185,12 @@ class Curve:
         images = draw(half, source.vae, held.prompt_embeds[:n], source.empty, kind, rng)
         few = pairs[:n]
         return {"validation_loss": loss} | measure(images, few, source.nouns)
+
+
+def _deciding(recipe: dict) -> dict:
+    """A snapshot's recipe without what may change in a run."""
+    free = MAY_CHANGE[config.Denoiser]
+    return recipe | {"denoiser": {key: value for key, value in recipe.get("denoiser", {}).items() if key not in free}}
 
 
 def averaged(task: DenoiserTask, accelerator: Accelerator) -> UNet2DConditionModel:
