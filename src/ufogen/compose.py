@@ -38,7 +38,7 @@ def arms(overrides: list[str]) -> dict:
     Arms with more seeds come first, and of those one seed after another, so that a study that is stopped has whole pairs.
     """
     found = {}
-    for path in sorted((EXPERIMENTS / "ablation").glob("*.yaml")):
+    for path in sorted((EXPERIMENTS / "ablation").glob("[!.]*.yaml")):
         tree = parameters([*overrides, f"+ablation={path.stem}"])
         found[path.stem] = tree["ablation"] | {"objective": tree["objective"], "trainer": tree["trainer"]}
     runs = [(-arm["seeds"], seed, name) for name, arm in found.items() for seed in range(arm["seeds"])]

@@ -79,6 +79,13 @@ def test_a_table_has_its_columns_in_order_and_numbers_to_six_digits():
     assert common.table(rows[:1], digits=2) == "a,b,c\n1,0.67,0\n"
 
 
+def test_what_macos_leaves_beside_weights_is_not_in_their_hash(tmp_path: Path):
+    (tmp_path / "weights.safetensors").write_bytes(b"weights")
+    before = sha256(tmp_path)
+    (tmp_path / "._weights.safetensors").write_bytes(b"macOS")
+    assert sha256(tmp_path) == before
+
+
 @pytest.mark.parametrize("harm", ["change", "remove"])
 def test_changed_and_missing_weights_count_as_altered(harm: str, tmp_path: Path):
     for part in ("unet", "vae"):

@@ -131,7 +131,7 @@ def open_shards(
 
 def tars(folder: str) -> list[Path]:
     """The shards of a folder by name; none where it is not there."""
-    return sorted(path for path in Path(folder).glob("*.tar") if not path.name.startswith(".")) if folder else []
+    return sorted(Path(folder).glob("[!.]*.tar")) if folder else []
 
 
 def _indexed(path: Path, folder: Path, settings: config.Data) -> Shard:

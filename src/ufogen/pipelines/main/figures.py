@@ -82,7 +82,7 @@ def _label(method: Method) -> str:
 
 def _progress(folder: Path, columns: int) -> dict[str, np.ndarray]:
     """The first row of several of the sheets that the stage train writes."""
-    paths = sorted(folder.glob("*.png"))
+    paths = sorted(folder.glob("[!.]*.png"))
     if not paths:
         raise UserError(f"{folder}/*.png not found: run the stage train first (dvc repro train)")
     chosen = np.unique(np.linspace(0, len(paths) - 1, UPDATES_SHOWN).round().astype(int))
