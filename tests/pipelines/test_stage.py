@@ -59,6 +59,19 @@ def test_stage_gets_the_precision_of_its_machine_and_one_process_says_it(rank, s
     assert capsys.readouterr().out == said.format(found)
 
 
+def test_artifacts_that_are_a_link_are_said_to_be_one_before_dvc_refuses_them(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "disk").mkdir()
+    Path("artifacts").symlink_to("disk")
+    monkeypatch.setattr(sys, "argv", ["stage", "--params", str(ROOT / "params.yaml"), "threads=1"])
+    ran = []
+    common.run(ran.append)  # by hand it works
+    monkeypatch.setenv("DVC_STAGE", "prepare")
+    with pytest.raises(SystemExit, match=r"^error: artifacts is a link, .* `dvc cache dir FOLDER`") as stopped:
+        common.run(ran.append)
+    assert len(ran) == 1 and "\n" not in str(stopped.value)
+
+
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch):
     def stage(c: config.Config) -> None:
         raise RuntimeError("a bug")
