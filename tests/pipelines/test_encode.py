@@ -262,5 +262,20 @@ def test_prepare_writes_what_is_left_of_the_shards(place):
 def test_coco_is_no_training_data(place):
     c = configured(device="cpu", data={"source": "coco"})
     for call in (lambda: encode.main(c), lambda: open_training_data(c, Accelerator(cpu=True), None)):
-        with pytest.raises(UserError, match=r"data\.source is coco.*allowed for training: nouns, webdataset"):
+        with pytest.raises(UserError, match=r"data\.source is coco.*allowed for training: nouns, folder, webdataset"):
             call()
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_what_cannot_be_used_is_refused_by_name_where_that_is_asked_for(place, cache):
+    c = settings(place, 2, broken=True, cache=cache)
+    c.data.broken = "refuse"
+    with pytest.raises(UserError, match=r"^pair 1 of shard .*00000\.tar: image .*data\.broken=skip leaves it out$"):
+        encode.main(c)
+        open_training_data(c, Accelerator(cpu=True), load_base("artifacts/base"))(0)
+    write_shard(place / "shards" / "00000.tar", [Pair(0), Pair(1, caption=None)])
+    with pytest.raises(UserError, match=r"^pair 1 of shard .*00000\.tar has no caption; data\.broken=skip leaves it out$"):
+        prepare(c)
+    (place / "shards" / "00000.tar").write_bytes(b"?")
+    with pytest.raises(UserError, match=r"^shard .*00000\.tar cannot be read: .*data\.broken=skip leaves it out$"):
+        prepare(c)

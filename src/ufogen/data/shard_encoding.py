@@ -16,7 +16,6 @@ import numpy as np
 from ufogen import config
 from ufogen.data.encoder import Decoded, Encoder
 from ufogen.data.shards import Shard, tars
-from ufogen.errors import UserError
 from ufogen.files import ARTIFACTS, sha256
 from ufogen.training.checkpoint import deciding, fingerprint
 
@@ -100,17 +99,10 @@ def read_run(folder: Path) -> str | None:
 
 def _decoded(shard: Shard, rows: np.ndarray, encoder: Encoder) -> Iterator[list[Decoded | None]]:
     """Blocks of decoded pairs, None for a broken image; threads decode a block while its predecessor is encoded."""
-
-    def decode(row: int) -> Decoded | None:
-        try:
-            return encoder.decode(shard, row)
-        except UserError:
-            return None
-
     size = encoder.settings.encode_batch_size
     with ThreadPoolExecutor(encoder.settings.workers) as pool:
         ahead: list[Future] = []
         for start in range(0, len(rows) + size, size):
-            current, ahead = ahead, [pool.submit(decode, int(row)) for row in rows[start : start + size]]
+            current, ahead = ahead, [pool.submit(encoder.decode_or_skip, shard, int(row)) for row in rows[start : start + size]]
             if current:
                 yield [future.result() for future in current]

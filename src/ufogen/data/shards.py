@@ -29,6 +29,11 @@ IMAGES = ("jpg", "jpeg", "png", "webp")
 KINDS = (*IMAGES, "txt", "json")
 LARGEST = np.iinfo("i4").max  # side of an image that an index has room for
 LARGEST_SCORE = float(np.finfo("f4").max)
+UNUSABLE = {  # what data.broken=refuse refuses, and what it says
+    "without_caption": "has no caption",
+    "broken_facts": "has a width, a height or a score that no image has",
+    "broken_header": "cannot be read as an image",
+}
 BROKEN = -1  # in place of a side: the .json gives a number that no image has
 PAIR = np.dtype(
     [
@@ -63,7 +68,7 @@ class Shard:
             file.seek(pair["image"])
             image = file.read(pair["image_size"])
             file.seek(pair["text"])
-            return image, _caption(file.read(pair["text_size"]), self.caption_key)
+            return image, read_caption(file.read(pair["text_size"]), self.caption_key)
 
     def key(self, row: int) -> tuple[int, int]:
         """The pair's number for random draws: it depends neither on the other shards nor on what is filtered."""
@@ -90,9 +95,11 @@ class Shards:
         self.rows: list[np.ndarray] = []
         totals: Counter[str] = Counter(shards=len(shards), broken_shards=sum(bool(shard.broken) for shard in shards))
         for shard in shards:
-            rows, counts = _filter(shard.pairs, settings)
+            rows, left = chosen(shard.pairs, settings)
             self.rows.append(rows)
-            totals.update(counts)
+            totals.update({"pairs": len(shard.pairs), "kept": len(rows)} | {reason: len(some) for reason, some in left.items()})
+            if settings.broken == "refuse":
+                _refuse(shard, left)
         self.counts = dict(totals)
         self.starts = np.cumsum([0, *map(len, self.rows)])
         if not any((shard.pairs["text_size"] > 0).any() for shard in shards):
@@ -180,19 +187,19 @@ def scan(path: Path, score_key: str, caption_key: str = "") -> np.ndarray:
 def _pair(file: io.BufferedReader, group: dict[str, tarfile.TarInfo], score_key: str, caption_key: str) -> tuple:
     image = next(group[kind] for kind in IMAGES if kind in group)
     text = group.get("json" if caption_key else "txt")
-    place = (text.offset_data, text.size) if text and _caption(_read(file, text), caption_key) else (0, 0)
-    facts = _facts(_read(file, group["json"])) if "json" in group else {}
+    place = (text.offset_data, text.size) if text and read_caption(_read(file, text), caption_key) else (0, 0)
+    facts = read_facts(_read(file, group["json"])) if "json" in group else {}
     try:
         width, height = (_side(facts.get(name)) for name in ("width", "height"))
-        score = _score(facts.get(score_key))
+        score = read_score(facts.get(score_key))
     except OverflowError:
         width, height, score = BROKEN, BROKEN, np.nan
     if not (width and height):
-        width, height = _image_size(_read(file, image))
+        width, height = image_size(_read(file, image))
     return image.offset_data, image.size, *place, width, height, score
 
 
-def _facts(data: bytes) -> dict:
+def read_facts(data: bytes) -> dict:
     """What a .json says, nothing where it cannot be read."""
     try:
         facts = json.loads(data)
@@ -210,7 +217,7 @@ def _side(value: object) -> int:
     return value
 
 
-def _score(value: object) -> float:
+def read_score(value: object) -> float:
     """A score, which may be written as text; NaN where there is none. Raises OverflowError where it is too large."""
     try:
         score = float(value)
@@ -221,9 +228,10 @@ def _score(value: object) -> float:
     return score
 
 
-def _image_size(data: bytes) -> tuple[int, int]:
+def image_size(source: bytes | Path) -> tuple[int, int]:
+    """Width and height as the header says, 0 where there is none."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             return image.size
     except Exception:  # Pillow's readers raise many kinds for damaged files
         return 0, 0
@@ -234,9 +242,9 @@ def _read(file: io.BufferedReader, member: tarfile.TarInfo) -> bytes:
     return file.read(member.size)
 
 
-def _caption(data: bytes, key: str = "") -> str:
+def read_caption(data: bytes, key: str = "") -> str:
     """The text of a .txt, or with a key what stands under it in a .json; empty where there is none."""
-    text = _facts(data).get(key) if key else data.decode("utf-8-sig", "replace")  # some tools begin with a byte order mark
+    text = read_facts(data).get(key) if key else data.decode("utf-8-sig", "replace")  # some tools begin with a byte order mark
     return clean(text) if isinstance(text, str) else ""
 
 
@@ -245,8 +253,8 @@ def clean(text: str) -> str:
     return " ".join(text.encode("utf-8", "replace").decode().removeprefix("\ufeff").split())
 
 
-def _filter(pairs: np.ndarray, settings: config.Data) -> tuple[np.ndarray, Counter]:
-    """The rows that pass, and how many were left out, each for the first reason that applies."""
+def chosen(pairs: np.ndarray, settings: config.Data) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The rows of pairs (n,) of `PAIR` that pass, and those left out, each for the first reason that applies."""
     shorter = np.minimum(pairs["width"], pairs["height"])
     ratio = np.maximum(pairs["width"], pairs["height"]) / np.maximum(shorter, 1)
     reasons = {
@@ -257,9 +265,16 @@ def _filter(pairs: np.ndarray, settings: config.Data) -> tuple[np.ndarray, Count
         "oblong": (ratio > settings.maximum_aspect_ratio) & (settings.maximum_aspect_ratio > 0),
         "low_score": ~(pairs["score"] >= settings.minimum_score) & (settings.minimum_score > 0),
     }
-    counts, keep = Counter(pairs=len(pairs)), np.ones(len(pairs), bool)
+    left, keep = {}, np.ones(len(pairs), bool)
     for reason, applies in reasons.items():
-        counts[reason] = int((keep & applies).sum())
+        left[reason] = np.flatnonzero(keep & applies)
         keep &= ~applies
-    counts["kept"] = int(keep.sum())
-    return np.flatnonzero(keep), counts
+    return np.flatnonzero(keep), left
+
+
+def _refuse(shard: Shard, left: dict[str, np.ndarray]) -> None:
+    if shard.broken:
+        raise UserError(f"shard {shard.path} cannot be read: {shard.broken}; data.broken=skip leaves it out")
+    for reason, said in UNUSABLE.items():
+        if len(left[reason]):
+            raise UserError(f"pair {left[reason][0]} of shard {shard.path} {said}; data.broken=skip leaves it out")

@@ -14,6 +14,8 @@ from ufogen.data.streamed import Streamed
 from ufogen.errors import UserError
 from ufogen.files import ARTIFACTS
 
+NO_TRAINING = "parameter data.source is coco, which is for evaluation; allowed for training: nouns, folder, webdataset"
+
 
 def open_training_data(c: config.Config, accelerator: Accelerator, base: Pipeline) -> Encoded | Streamed:
     """This process's share of each batch, from the disk or, with data.cache=false, encoded by `base` as training goes.
@@ -22,10 +24,10 @@ def open_training_data(c: config.Config, accelerator: Accelerator, base: Pipelin
     """
     rank, world_size = accelerator.process_index, accelerator.num_processes
     share = (c.trainer.batch_size * c.trainer.accumulation, c.seed, rank, world_size)
-    if c.data.source == "nouns":
+    if c.data.source in ("nouns", "folder"):
         return Encoded(ARTIFACTS / "encoded", *share)
     if c.data.source == "coco":
-        raise UserError("parameter data.source is coco, which is for evaluation; allowed for training: nouns, webdataset")
+        raise UserError(NO_TRAINING)
     if c.data.cache:
         refusal = UserError("artifacts/encoded was made from other data or settings: run the stage encode again")
         if read_run(ARTIFACTS / "encoded") != identity(c):

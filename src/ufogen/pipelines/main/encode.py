@@ -25,6 +25,7 @@ from ufogen.data.encoder import Encoder
 from ufogen.data.pairs import read_pairs
 from ufogen.data.shard_encoding import encode_shard, identity, lengths, read_run, shard_card
 from ufogen.data.shards import open_shards
+from ufogen.data.training_data import NO_TRAINING
 from ufogen.errors import UserError
 from ufogen.pipelines.stage import ARTIFACTS, publish, require_space, run, sha256
 from ufogen.randomness import torch_generator
@@ -39,15 +40,15 @@ def main(c: config.Config) -> None:
     For an SDXL base also pooled states (n, p).
     """
     if c.data.source == "coco":
-        raise UserError("parameter data.source is coco, which is for evaluation; allowed for training: nouns, webdataset")
+        raise UserError(NO_TRAINING)
     if c.data.source == "webdataset":
         encode_shards(c)
     else:
-        encode_nouns(c)
+        encode_pairs(c)
 
 
-def encode_nouns(c: config.Config) -> None:
-    """One file each for latents, prompt_embeds and, for SDXL, pooled states."""
+def encode_pairs(c: config.Config) -> None:
+    """Nouns or a folder: one file each for latents, prompt_embeds and, for SDXL, pooled states."""
     device = make_accelerator(c.device, "no").device
     pipeline = load_base(ARTIFACTS / "base").to(device)
     pairs = read_pairs(ARTIFACTS / "data" / "train")

@@ -36,10 +36,10 @@ from ufogen.training.trainer import AdversarialTrainer
 def main(c: config.Config) -> None:
     """Write artifacts/train: the averaged generator's weights, curves and one-step samples from fixed noise.
 
-    Samples and validation need the prompts of data.source=nouns; other sources have curves alone, and keep the last update.
+    Samples and validation need the prompts of nouns or a folder; other sources have curves alone, and keep the last update.
     Raises `UserError` where trainer.keep is `best` for such a source.
     """
-    validates = c.data.source == "nouns"
+    validates = c.data.source in ("nouns", "folder")
     if c.trainer.keep == "best" and not validates:
         raise UserError(
             f"parameter trainer.keep is best; allowed with data.source {c.data.source}, which has no validation: last"
