@@ -86,7 +86,7 @@ def test_arms_are_runs_by_name_with_any_number_of_seeds(tmp_path, monkeypatch: p
     ("override", "message"),
     [
         ("objective=nosuch", "parameter objective is 'nosuch'; allowed: author_code, ddgan, siddm, ufogen"),
-        ("profile=nosuch", "parameter profile is 'nosuch'; allowed: cpu, gpu, sd15, smoke"),
+        ("profile=nosuch", "parameter profile is 'nosuch'; allowed: clipart, cpu, gpu, sd15, smoke"),
         ("objectve=siddm", "unknown parameter objectve; allowed in the file are seed, device, "),
         ("objective.gama=snr", "unknown parameter objective.gama; allowed in objective are parameterization, "),
         ("pretrain.denoiser.x=3", "unknown parameter pretrain.denoiser.x; allowed in pretrain.denoiser are channels, "),

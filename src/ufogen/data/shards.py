@@ -12,6 +12,7 @@ import io
 import json
 import os
 import tarfile
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -231,8 +232,10 @@ def read_score(value: object) -> float:
 def image_size(source: bytes | Path) -> tuple[int, int]:
     """Width and height as the header says, 0 where there is none."""
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return image.size
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of very large ones, which are refused when they are decoded
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+                return image.size
     except Exception:  # Pillow's readers raise many kinds for damaged files
         return 0, 0
 
