@@ -90,7 +90,8 @@ class LossLog:
             self.rows = {int(step): loss for step, loss in json.loads(path.read_text()).items()}
 
     def __call__(self, step: int, means: dict[str, float]) -> None:
-        self.rows = {s: loss for s, loss in self.rows.items() if s < step} | {step: means["loss"]}
+        self.rows = {s: loss for s, loss in self.rows.items() if s < step}
+        self.rows |= {step: means["loss"]} if "loss" in means else {}  # all updates since the last may have been left out
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(self.rows))
 

@@ -149,7 +149,7 @@ class Curve:
         self._held: tuple[Chunk, Pairs] | None = None
 
     def log(self, step: int, means: dict[str, float]) -> None:
-        self.loss = means["loss"]
+        self.loss = means.get("loss", float("nan"))
 
     def point(self, step: int) -> None:
         """Measure and write artifacts/pretrain/next, where a point is due; the other processes go on to the checkpoint."""
