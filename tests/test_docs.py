@@ -101,7 +101,13 @@ def test_make_targets_exist(page, words):
 
 @pytest.mark.parametrize("page, words", all_commands("dvc"))
 def test_dvc_commands_name_stages_and_parameters(page, words):
-    if tuple(words[1:3]) in {("exp", "show"), ("metrics", "diff"), ("plots", "show")}:
+    if tuple(words[1:3]) in {
+        ("exp", "show"),
+        ("metrics", "diff"),
+        ("plots", "show"),
+        ("cache", "dir"),
+        ("config", "cache.type"),
+    }:
         return
     assert words[1] == "repro" or words[1:3] == ["exp", "run"]
     arguments = words[2:] if words[1] == "repro" else words[3:]

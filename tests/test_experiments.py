@@ -86,7 +86,7 @@ def test_arms_are_runs_by_name_with_any_number_of_seeds(tmp_path, monkeypatch: p
     ("override", "message"),
     [
         ("objective=nosuch", "parameter objective is 'nosuch'; allowed: author_code, ddgan, siddm, ufogen"),
-        ("profile=nosuch", "parameter profile is 'nosuch'; allowed: cpu, gpu, sd15, smoke"),
+        ("profile=nosuch", "parameter profile is 'nosuch'; allowed: clipart, cpu, gpu, sd15, smoke"),
         ("objectve=siddm", "unknown parameter objectve; allowed in the file are seed, device, "),
         ("objective.gama=snr", "unknown parameter objective.gama; allowed in objective are parameterization, "),
         ("pretrain.denoiser.x=3", "unknown parameter pretrain.denoiser.x; allowed in pretrain.denoiser are channels, "),
@@ -96,17 +96,32 @@ def test_arms_are_runs_by_name_with_any_number_of_seeds(tmp_path, monkeypatch: p
         ("~seed", "parameter seed is missing; allowed: a whole number, 0 or greater"),
         ("+extra=1", "unknown parameter extra; allowed in the file are seed, "),
         ("base=diffusers", "parameter base.path is missing; allowed: text"),
-        ("objective.gamma={", "parameters objective.gamma={ cannot be composed: no viable alternative"),
-        ("two words", "parameters two words cannot be composed: "),
+        ("objective.gamma={", "parameters 'objective.gamma={' cannot be composed: no viable alternative"),
+        ("two words", "parameters 'two words' cannot be composed: "),
+        ("", "parameters '' cannot be composed: "),
+        ("=", "parameters '=' cannot be composed: "),
+        ("a=b=c", "parameters 'a=b=c' cannot be composed: "),
+        ("-x", "parameters '-x' cannot be composed: "),
+        ("data=null", "parameters 'data=null' cannot be composed: Config group override must be a string or a list"),
+        ("profile=smoke,gpu", "parameters 'profile=smoke,gpu' cannot be composed: Ambiguous value"),
+        ("data.path=${nosuch}", "parameters 'data.path=${nosuch}' cannot be composed: Interpolation key 'nosuch' not found"),
     ],
 )
 def test_what_cannot_be_composed_is_one_line_and_writes_nothing(override, message, tmp_path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError) as error:
-        compose_stage.main([override])
-    assert str(error.value).startswith(message) and "\n" not in str(error.value) and len(str(error.value)) < 500
+    with pytest.raises(SystemExit) as error:
+        compose_stage.command([override])
+    said = str(error.value)
+    assert said.startswith(f"error: {message}") and "; allowed" in said and "\n" not in said and len(said) < 500
     assert [path.name for path in tmp_path.iterdir()] == ["experiments"]
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"^error: cannot write pipelines/ablations/.*: No such file or directory$"):
+        compose_stage.command([])
 
 
 def test_a_value_that_an_arm_alone_makes_impossible_names_the_arm(tmp_path, monkeypatch: pytest.MonkeyPatch):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -143,6 +146,20 @@ def test_a_stage_names_code_that_is_there_and_that_it_runs(stage: dict, folder: 
         assert dep.exists(), f"{dep} is not there"
         assert any(dep == path or dep in path.parents for path in needed), f"{dep} is not imported"
     assert len(stage["deps"]) == len(set(stage["deps"]))
+
+
+@STAGES
+def test_a_stage_runs_the_code_of_its_own_workspace(stage: dict, folder: Path, tmp_path: Path):
+    """As in `dvc exp run --temp`, where the package that is installed is another workspace's."""
+    launcher = stage["cmd"].split("-m ufogen")[0].replace("torchrun --standalone --nproc_per_node ${processes} ", "python ")
+    for name in ("mine", "installed"):
+        (tmp_path / name / "src" / "ufogen").mkdir(parents=True)
+        (tmp_path / name / "src" / "ufogen" / "__init__.py").write_text(f"print({name!r})")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {"PATH": path, "PYTHONPATH": str(tmp_path / "installed/src")}
+    command = f"{launcher} -S -c 'import ufogen'"
+    done = subprocess.run(command, shell=True, cwd=tmp_path / "mine", env=environment, capture_output=True, text=True)
+    assert done.stdout == "mine\n", done.stderr
 
 
 def test_compiled_files_are_no_dep():

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from ufogen.errors import UserError
 from ufogen.files import write_whole
 
 EXPERIMENTS = Path("experiments")
+ALLOWED = "KEY=VALUE, as in profile=gpu or trainer.updates=100"
 HEADER = "# Written by `python -m ufogen.compose` from experiments/ablation: one file an arm, one run a seed.\n"
 
 
@@ -38,7 +41,7 @@ def arms(overrides: list[str]) -> dict:
     Arms with more seeds come first, and of those one seed after another, so that a study that is stopped has whole pairs.
     """
     found = {}
-    for path in sorted((EXPERIMENTS / "ablation").glob("*.yaml")):
+    for path in sorted((EXPERIMENTS / "ablation").glob("[!.]*.yaml")):
         tree = parameters([*overrides, f"+ablation={path.stem}"])
         found[path.stem] = tree["ablation"] | {"objective": tree["objective"], "trainer": tree["trainer"]}
     runs = [(-arm["seeds"], seed, name) for name, arm in found.items() for seed in range(arm["seeds"])]
@@ -63,15 +66,25 @@ def _line(error: Exception, overrides: list[str]) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         group, _, value = error.missing_cfg_file.partition("/")
         return f"parameter {group} is {value!r}; allowed: {', '.join(error.options)}"
-    if isinstance(error, ConfigCompositionException) and first.startswith("Could not override '"):
-        return config.unknown(config.Config, first.split("'")[1].split("."))
+    if isinstance(error, ConfigCompositionException) and (key := re.match(r"Could not override '([^']+)'", first)):
+        return config.unknown(config.Config, key[1].split("."))
     if isinstance(error, MissingMandatoryValue) and error.full_key:
         return f"parameter {error.full_key} is missing; allowed: {config.allowed_at(config.Config, error.full_key.split('.'))}"
-    return f"parameters {' '.join(overrides)} cannot be composed: {first}"
+    return f"parameters {' '.join(map(repr, overrides))} cannot be composed: {first}; allowed: {ALLOWED}"
+
+
+def command(arguments: list[str]) -> None:
+    """The command line; what goes wrong is one line."""
+    parser = argparse.ArgumentParser(prog="python -m ufogen.compose", description=__doc__)
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help=ALLOWED)
+    given, unknown = parser.parse_known_args(arguments)
+    try:
+        main([*given.overrides, *unknown])
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: cannot write {error.filename}: {error.strerror}")
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    command(sys.argv[1:])

@@ -49,7 +49,8 @@ def publish(target: Path) -> Iterator[Path]:
 def sha256(path: Path) -> str:
     """The hash of a file's bytes or, for a model's folder, of its weight files one after another."""
     digest = hashlib.sha256()
-    for part in sorted(p for p in path.iterdir() if p.suffix in WEIGHTS) if path.is_dir() else [path]:
+    weights = (part for part in path.glob("[!.]*") if part.suffix in WEIGHTS)  # what macOS adds, ._NAME, is none
+    for part in sorted(weights) if path.is_dir() else [path]:
         with part.open("rb") as file:
             while block := file.read(1 << 24):
                 digest.update(block)

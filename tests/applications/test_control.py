@@ -26,7 +26,7 @@ from ufogen.diffusion.networks import Generator
 from ufogen.diffusion.sampling import sample_base, sample_generator
 from ufogen.errors import UserError
 from ufogen.inference.export import export_pipeline
-from ufogen.randomness import Draws
+from ufogen.randomness import Draws, torch_generator
 from ufogen.training.loop import fit, make_accelerator
 
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*steps_offset:FutureWarning", "ignore:__array__:DeprecationWarning")
@@ -67,6 +67,15 @@ def task(kind: str, seed: int = 1, **changes) -> ControlTask:
 def batch(step: int) -> ControlBatch:
     encoded = tiny.batch(step)
     return ControlBatch(encoded.latents, encoded.prompt_embeds, edge_map(images(len(encoded.latents), step)))
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_said():
+    network = task("controlnet")
+    network.prepare(make_accelerator("cpu", "no"))
+    before, given = tiny.flat(network.control), batch(0)
+    given.latents[0, 0, 0, 0] = float("nan")
+    assert "skipped" in network.update(given, 0, Draws(torch_generator("cpu", 0, "test", 0)))
+    assert torch.equal(tiny.flat(network.control), before)
 
 
 def train(task: ControlTask, folder, batches=batch, **changes) -> list[float]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from tests import tiny
 from tests.settings import make_autoencoder
 from ufogen.base.autoencoder import AutoencoderTask, to_model_range
 from ufogen.base.models import build_autoencoder
@@ -28,6 +29,15 @@ def make_task(ema_decay: float = 0.0, **round_) -> AutoencoderTask:
 def update(task: AutoencoderTask, step: int) -> dict[str, float]:
     scalars = task.update(IMAGES, step, Draws(torch_generator("cpu", 0, "test", step)))
     return {name: float(value.detach()) for name, value in scalars.items()}
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_said():
+    task = make_task(ema_decay=0.5)
+    assert "skipped" not in update(task, 0)
+    before, average = tiny.flat(task.model), torch.cat([x.flatten() for x in task.ema.shadow_params])
+    task.model.encoder.conv_in.weight.register_hook(lambda gradient: torch.full_like(gradient, float("inf")))
+    assert "skipped" in update(task, 1) and torch.equal(tiny.flat(task.model), before)
+    assert torch.equal(torch.cat([x.flatten() for x in task.ema.shadow_params]), average)
 
 
 def decoded(monkeypatch: pytest.MonkeyPatch, **round_) -> torch.Tensor:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from tests import tiny
 from tests.settings import configured
 from ufogen.base.autoencoder import decode_latents, encode_images, to_model_range
 from ufogen.base.decoder import DecoderTask, PatchDiscriminator
@@ -36,6 +37,18 @@ def test_latents_stay_and_only_the_decoder_learns():
     changed = {name.split(".")[0] for name, value in task.model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"decoder", "post_quant_conv"}
     assert torch.equal(encode_images(IMAGES, task.model), latents)
+
+
+@pytest.mark.parametrize("part", ["decoder", "discriminator"])
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_said(part):
+    task = make_task(updates=10)
+    update(task, 0)
+    network = task.model if part == "decoder" else task.discriminator
+    before, average = tiny.flat(network), torch.cat([x.flatten() for x in task.ema.shadow_params])
+    weight = next(parameter for parameter in network.parameters() if parameter.requires_grad)
+    weight.register_hook(lambda gradient: torch.full_like(gradient, float("nan")))
+    assert "skipped" in update(task, 1) and torch.equal(tiny.flat(network), before)
+    assert torch.equal(torch.cat([x.flatten() for x in task.ema.shadow_params]), average) == (part == "decoder")
 
 
 def test_without_noise_the_error_is_the_autoencoders_own():

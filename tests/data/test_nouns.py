@@ -87,6 +87,18 @@ def test_copy_of_the_package_loads(copy, tmp_path, nouns):
     assert Nouns.load(tmp_path).names == nouns.names
 
 
+def test_package_is_found_in_a_folder_above(copy, tmp_path, nouns, monkeypatch):
+    (tmp_path / "@nouns").rename(tmp_path / "moved")
+    (tmp_path / "node_modules").mkdir()
+    (tmp_path / "moved").rename(tmp_path / "node_modules" / "@nouns")
+    below = tmp_path / ".dvc" / "tmp" / "exps" / "experiment"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    assert Nouns.load("node_modules").names == nouns.names
+    with pytest.raises(UserError, match="not found under other_modules"):
+        Nouns.load("other_modules")
+
+
 def test_missing_package_is_a_user_error_with_a_remedy(tmp_path):
     with pytest.raises(UserError, match=r"@nouns/assets not found under .*make setup"):
         Nouns.load(tmp_path)

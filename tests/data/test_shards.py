@@ -1,6 +1,9 @@
 """Tar shards: what is found in them, what is left out and why, and the index."""
 
+import io
+import json
 import multiprocessing
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +42,7 @@ def test_every_pair_is_read_in_the_order_of_shards_and_members(tmp_path):
         ({"maximum_aspect_ratio": 1.5}, "oblong"),
         ({"minimum_score": 6.0}, "low_score"),
         ({"minimum_score": 6.0, "score_key": "other"}, "low_score"),
+        ({}, "broken_facts"),
         ({}, "without_caption"),
         ({}, "broken_header"),
     ],
@@ -50,6 +54,7 @@ def test_what_fails_a_filter_is_left_out_and_counted(tmp_path, settings, reason)
         "oblong": Pair(1, (46, 30), facts={"AESTHETIC_SCORE": 7}),
         "low_score": Pair(1, (30, 24), facts={"AESTHETIC_SCORE": 5.9, "other": None}),
         "without_caption": Pair(1, (30, 24), caption=None),
+        "broken_facts": Pair(1, (30, 24), facts={"width": 2**31, "height": 5}),
         "broken_header": Pair(1, (30, 24)),
     }[reason]
     path = write_shard(tmp_path / "00000.tar", [bad, good])
@@ -68,6 +73,78 @@ def test_size_is_taken_from_the_facts_where_they_have_it(tmp_path):
 def test_blank_caption_counts_as_none(tmp_path):
     write_shard(tmp_path / "00000.tar", [Pair(0, caption=" \n"), Pair(1)])
     assert opened(tmp_path).counts["without_caption"] == 1
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"width": 2**31, "height": 5}, {"width": 0, "height": -7}, {"AESTHETIC_SCORE": int("9" * 400)}, {"AESTHETIC_SCORE": 1e39}],
+    ids=["wide", "negative", "400 digits", "beyond float32"],
+)
+def test_a_number_that_no_image_has_is_counted_and_the_rest_is_read(tmp_path, facts):
+    write_shard(tmp_path / "00000.tar", [Pair(0, facts=facts), Pair(1)])
+    found = opened(tmp_path)
+    assert found.counts["broken_facts"] == 1 and contents(found) == [(Pair(1).image, Pair(1).caption)]
+
+
+def test_facts_that_cannot_be_read_are_none(tmp_path):
+    path = write_shard(tmp_path / "00000.tar", [Pair(0, facts={"x": "?" * 40_000})])
+    deep = json.dumps({"x": "?" * 40_000}).encode()
+    path.write_bytes(path.read_bytes().replace(deep, b"[" * len(deep)))
+    assert len(opened(tmp_path)) == 1
+
+
+def test_a_score_written_as_text_is_a_score(tmp_path):
+    scores = ("6.5", " 7", "high", "", None, [7])
+    write_shard(tmp_path / "00000.tar", [Pair(i, facts={"AESTHETIC_SCORE": score}) for i, score in enumerate(scores)])
+    found = opened(tmp_path, minimum_score=6.0)
+    assert found.counts["low_score"] == 4 and contents(found) == [(Pair(i).image, Pair(i).caption) for i in (0, 1)]
+
+
+def test_names_end_at_the_last_dot_and_those_of_macos_are_left_out(tmp_path):
+    path = tmp_path / "00000.tar"
+    with tarfile.open(path, "w") as tar:
+        for name in ("a.v2.PNG", "a.v2.txt", "b.png", "sub.d/._b.png", "._b.png", "._b.txt", "c.v1.png", "c"):
+            data = b"a caption" if name.endswith("txt") else Pair(0).image
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    (tmp_path / "._00000.tar").write_bytes(b"macOS")
+    found = opened(tmp_path)
+    assert contents(found) == [(Pair(0).image, "a caption")]
+    assert found.counts | {"shards": 1, "pairs": 3, "without_caption": 2, "kept": 1} == found.counts
+
+
+@pytest.mark.parametrize("kind", ["folder", "dangling link"])
+def test_what_is_called_a_shard_and_is_none_is_counted(tmp_path, kind):
+    write_shard(tmp_path / "00000.tar", [Pair(0)])
+    odd = tmp_path / "x.tar"
+    odd.mkdir() if kind == "folder" else odd.symlink_to("nowhere")
+    found = opened(tmp_path)
+    assert found.counts["broken_shards"] == 1 and len(found) == 1
+    odd.rmdir() if kind == "folder" else odd.unlink()
+    write_shard(odd, [Pair(1)])
+    assert len(opened(tmp_path)) == 2
+
+
+def test_an_error_of_another_kind_in_a_damaged_shard_is_counted(tmp_path, monkeypatch):
+    def fail(tar):
+        raise ValueError("negative seek position")
+
+    write_shard(tmp_path / "00000.tar", [Pair(0)])
+    opened(tmp_path)
+    write_shard(tmp_path / "00001.tar", [Pair(1)])
+    monkeypatch.setattr(tarfile.TarFile, "getmembers", fail)
+    assert opened(tmp_path).counts["broken_shards"] == 1
+
+
+def test_captions_come_from_the_key_of_the_facts_that_is_named(tmp_path):
+    odd = "two\nlines and half a pair \ud83d"
+    facts = [{"caption": "\ufeffin json"}, {"caption": odd}, {"caption": 5}, {"other": "x"}, None]
+    write_shard(tmp_path / "00000.tar", [Pair(i, caption="in txt" if i else None, facts=f) for i, f in enumerate(facts)])
+    found = opened(tmp_path, caption_key="caption")
+    assert [caption for _, caption in contents(found)] == ["in json", "two lines and half a pair ?"]
+    assert found.counts["without_caption"] == 3
+    assert [caption for _, caption in contents(opened(tmp_path))] == ["in txt"] * 4
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.77, "no end", "bad header"])

@@ -15,6 +15,7 @@ from dvc.repo import Repo
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from tests.folder_files import save
 from tests.shard_files import Pair, write_shard
 from ufogen.pipelines.ablations import run as ablation
 from ufogen.pipelines.ablations.paths import ARMS, CHAIN
@@ -53,21 +54,31 @@ def test_metrics_are_few_numbers():
 
 
 @pytest.mark.pipeline
-def test_another_shard_makes_prepare_run_again_and_no_nouns_are_needed(tmp_path: Path):
+@pytest.mark.parametrize("source", ["webdataset", "folder"])
+def test_another_shard_or_picture_makes_prepare_run_again_and_no_nouns_are_needed(tmp_path: Path, source: str):
     folder = tmp_path / "repository"
     shutil.copytree(ROOT / "src", folder / "src", symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dvc.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, folder / name)
-    (folder / "shards").mkdir()
-    write_shard(folder / "shards" / "a.tar", [Pair(seed) for seed in range(3)])
+    (folder / "given").mkdir()
+
+    def give(name: str, *seeds: int) -> None:
+        if source == "webdataset":
+            write_shard(folder / "given" / f"{name}.tar", [Pair(seed) for seed in seeds])
+        else:
+            for seed in seeds:
+                save(folder / "given" / f"{seed}.png", seed, "a caption")
+
+    give("a", *range(10))
     with initialize_config_dir(str(ROOT / "experiments"), version_base=None):
-        overrides = ["data=webdataset", "data.path=shards", "data.minimum_side=0", "data.minimum_score=0", "base.tracked=src"]
+        overrides = [f"data={source}", "data.path=given", "data.minimum_side=0", "data.minimum_score=0", "base.tracked=src"]
+        overrides += ["data.evaluation_size=4", "data.resolution=16"]
         OmegaConf.save(compose("config", overrides=overrides), folder / "params.yaml", resolve=True)
     dvc(folder, "init", "--no-scm", "-q")
     assert "Running stage 'prepare'" in dvc(folder, "repro", "prepare")
     assert "Running" not in dvc(folder, "repro", "prepare")
     before = json.loads((folder / "artifacts/data/card.json").read_text())["counts"]
-    write_shard(folder / "shards" / "b.tar", [Pair(seed) for seed in range(3, 5)])
+    give("b", 10, 11)
     assert "Running stage 'prepare'" in dvc(folder, "repro", "prepare")
     assert json.loads((folder / "artifacts/data/card.json").read_text())["counts"] != before
 

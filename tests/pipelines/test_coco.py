@@ -21,6 +21,7 @@ from torch.multiprocessing import ProcessExitedException, start_processes
 from tests import tiny, tiny_coco
 from tests.settings import configured
 from ufogen import config, files
+from ufogen.data.coco import reference_files
 from ufogen.errors import UserError
 from ufogen.evaluation import clip_score, coco, inception, shards
 from ufogen.pipelines.coco import evaluate as coco_evaluate
@@ -220,6 +221,23 @@ def test_whatever_is_missing_is_said_before_anything_is_sampled(settings, parts,
     with pytest.raises(UserError, match="run the stage prompts of pipelines/coco/dvc.yaml first"):
         coco_sample.main(settings)
     assert not Path("artifacts/coco").exists()
+
+
+def test_a_picture_that_evaluation_could_not_read_is_named_before_anything_is_sampled(settings, parts, tmp_path):
+    shutil.copytree(parts / "coco", tmp_path / "coco")
+    settings.coco.folder = str(tmp_path / "coco")
+    (tmp_path / "coco/val2017/._000000000000.png").write_bytes(b"macOS")  # is no picture
+    coco_prompts.main(settings)
+    uncaptioned = tmp_path / "coco/val2017/000000000099.png"
+    uncaptioned.write_bytes((tmp_path / "coco/val2017/000000000000.png").read_bytes()[:-40])
+    with pytest.raises(UserError, match=r"^image .*/000000000099.png cannot be read"):
+        coco_prompts.main(settings)
+
+
+def test_what_macos_leaves_beside_the_pictures_is_no_reference(settings, parts, tmp_path):
+    shutil.copytree(parts / "coco", tmp_path / "coco")
+    (tmp_path / "coco/val2017/._x.png").write_bytes(b"macOS")
+    assert len(reference_files(tmp_path / "coco", "val2017")) == N
 
 
 def test_prompts_of_other_parameters_are_refused(settings):

@@ -25,8 +25,9 @@ from ufogen.base.text import encode_text
 from ufogen.data.encoded import Encoded
 from ufogen.data.training_data import open_training_data
 from ufogen.errors import UserError
-from ufogen.pipelines.main import encode
+from ufogen.pipelines.main import encode, train
 from ufogen.pipelines.main.prepare import main as prepare
+from ufogen.training.trainer import AdversarialTrainer
 
 ROOT = Path(__file__).parents[2]
 WORDS = ("a noun", "a noun with red glasses", "the head", "a red noun", "glasses")
@@ -106,6 +107,54 @@ def test_finished_encoding_is_kept_and_takes_up_new_shards(place):
     assert {name: after[name] for name in before} == before and len(after) == 6
     assert all(Path("artifacts/encoded", name).stat().st_mtime_ns == time_ for name, time_ in written.items())
     assert len(Encoded("artifacts/encoded", 2, seed=0)) == 3 * SIZE
+
+
+def test_shards_that_were_moved_are_the_same_and_others_in_their_place_are_not(place):
+    c = settings(place, 2)
+    encode.main(c)
+    before = open_training_data(c, Accelerator(cpu=True), load_base("artifacts/base")).card | {"data": None}
+    shutil.move(place / "shards", place / "moved")
+    moved = configured(device="cpu", threads=1, data=c.data, trainer={"batch_size": 4})
+    moved.data.path = str(place / "moved")
+    for there in (c, moved):  # gone, or elsewhere
+        found = open_training_data(there, Accelerator(cpu=True), load_base("artifacts/base"))
+        assert found.card | {"data": None} == before
+    written = {path.name: path.stat().st_mtime_ns for path in Path("artifacts/encoded").glob("*.npy")}
+    encode.main(moved)
+    assert {path.name: path.stat().st_mtime_ns for path in Path("artifacts/encoded").glob("*.npy")} == written
+    write_shard(place / "moved" / "00000.tar", [Pair(seed) for seed in range(2)])
+    with pytest.raises(UserError, match="other data or settings"):
+        open_training_data(moved, Accelerator(cpu=True), load_base("artifacts/base"))
+
+
+def test_a_run_goes_on_where_something_that_decides_nothing_has_changed(place, monkeypatch):
+    """Bytewise as a run that was not stopped; with another learning rate it is refused."""
+    few = {"updates": 4, "batch_size": 4, "warmup": 0, "keep": "last", "checkpoint_every": 2, "log_every": 1}
+    c = settings(place, 3)
+    encode.main(c)
+    straight = configured(device="cpu", threads=1, data=c.data, trainer=few)
+    train.main(straight)
+    weights = Path("artifacts/train/unet/diffusion_pytorch_model.safetensors")
+    expected, update = weights.read_bytes(), AdversarialTrainer.update
+
+    def stop(task: AdversarialTrainer, batch, step: int, draws):
+        if step == 3:
+            raise InterruptedError
+        return update(task, batch, step, draws)
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(AdversarialTrainer, "update", stop)
+        train.main(straight)
+    shutil.rmtree("artifacts/train")
+    shutil.move(place / "shards", place / "moved")
+    with pytest.raises(UserError, match="is of a run with another"):
+        train.main(configured(device="cpu", threads=1, data=c.data, trainer=few | {"generator_learning_rate": 0.1}))
+    other = {"checkpoint_every": 1, "log_every": 2, "sample_every": 7, "validate_every": 9}
+    c.data.path, c.data.workers = str(place / "moved"), 2
+    steps = []
+    monkeypatch.setattr(AdversarialTrainer, "update", lambda *given: steps.append(given[2]) or update(*given))
+    train.main(configured(device="cpu", threads=1, data=c.data, trainer=few | other))
+    assert steps == [2, 3] and weights.read_bytes() == expected
 
 
 def test_another_setting_is_not_mixed_in_and_the_first_is_kept_aside(place):
@@ -213,5 +262,20 @@ def test_prepare_writes_what_is_left_of_the_shards(place):
 def test_coco_is_no_training_data(place):
     c = configured(device="cpu", data={"source": "coco"})
     for call in (lambda: encode.main(c), lambda: open_training_data(c, Accelerator(cpu=True), None)):
-        with pytest.raises(UserError, match=r"data\.source is coco.*allowed for training: nouns, webdataset"):
+        with pytest.raises(UserError, match=r"data\.source is coco.*allowed for training: nouns, folder, webdataset"):
             call()
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_what_cannot_be_used_is_refused_by_name_where_that_is_asked_for(place, cache):
+    c = settings(place, 2, broken=True, cache=cache)
+    c.data.broken = "refuse"
+    with pytest.raises(UserError, match=r"^pair 1 of shard .*00000\.tar: image .*data\.broken=skip leaves it out$"):
+        encode.main(c)
+        open_training_data(c, Accelerator(cpu=True), load_base("artifacts/base"))(0)
+    write_shard(place / "shards" / "00000.tar", [Pair(0), Pair(1, caption=None)])
+    with pytest.raises(UserError, match=r"^pair 1 of shard .*00000\.tar has no caption; data\.broken=skip leaves it out$"):
+        prepare(c)
+    (place / "shards" / "00000.tar").write_bytes(b"?")
+    with pytest.raises(UserError, match=r"^shard .*00000\.tar cannot be read: .*data\.broken=skip leaves it out$"):
+        prepare(c)

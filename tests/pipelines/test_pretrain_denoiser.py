@@ -10,6 +10,8 @@ import torch
 from tests.settings import configured, make_autoencoder
 from ufogen import config
 from ufogen.base.models import build_autoencoder
+from ufogen.data import sources
+from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import Pairs
 from ufogen.pipelines.pretrain import denoiser as stage
 from ufogen.pipelines.pretrain.progress import load_snapshot
@@ -38,13 +40,13 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> config.Config:
 
 
 def test_a_second_stretch_continues_from_the_snapshot_with_other_images(settings, monkeypatch):
-    purposes, pairs = set(), stage.Source.pairs
+    purposes, make_pairs = set(), sources.make_pairs
 
-    def noted(source: stage.Source, n: int, purpose: str, key: int = 0) -> Pairs:
+    def noted(nouns: Nouns, n: int, seed: int, purpose: str, *key: int, **rest) -> Pairs:
         purposes.add(purpose)
-        return pairs(source, n, purpose, key)
+        return make_pairs(nouns, n, seed, purpose, *key, **rest)
 
-    monkeypatch.setattr(stage.Source, "pairs", noted)
+    monkeypatch.setattr(sources, "make_pairs", noted)
     stage.main(settings)
     _, _, state = load_snapshot(stage.SNAPSHOT)
     assert (state.images, state.updates) == (16, 4)

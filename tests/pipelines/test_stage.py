@@ -59,6 +59,19 @@ def test_stage_gets_the_precision_of_its_machine_and_one_process_says_it(rank, s
     assert capsys.readouterr().out == said.format(found)
 
 
+def test_artifacts_that_are_a_link_are_said_to_be_one_before_dvc_refuses_them(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "disk").mkdir()
+    Path("artifacts").symlink_to("disk")
+    monkeypatch.setattr(sys, "argv", ["stage", "--params", str(ROOT / "params.yaml"), "threads=1"])
+    ran = []
+    common.run(ran.append)  # by hand it works
+    monkeypatch.setenv("DVC_STAGE", "prepare")
+    with pytest.raises(SystemExit, match=r"^error: artifacts is a link, .* `dvc cache dir FOLDER`") as stopped:
+        common.run(ran.append)
+    assert len(ran) == 1 and "\n" not in str(stopped.value)
+
+
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch):
     def stage(c: config.Config) -> None:
         raise RuntimeError("a bug")
@@ -77,6 +90,13 @@ def test_a_table_has_its_columns_in_order_and_numbers_to_six_digits():
     rows = [{"a": 1, "b": 2 / 3, "c": 0}, {"a": 3}, {"a": 1234567, "b": 0.0}]
     assert common.table(rows, ("b", "a")) == "b,a\n0.666667,1\n,3\n0,1234567\n"
     assert common.table(rows[:1], digits=2) == "a,b,c\n1,0.67,0\n"
+
+
+def test_what_macos_leaves_beside_weights_is_not_in_their_hash(tmp_path: Path):
+    (tmp_path / "weights.safetensors").write_bytes(b"weights")
+    before = sha256(tmp_path)
+    (tmp_path / "._weights.safetensors").write_bytes(b"macOS")
+    assert sha256(tmp_path) == before
 
 
 @pytest.mark.parametrize("harm", ["change", "remove"])

@@ -1,12 +1,17 @@
 """Checkpoints are whole or absent, and belong to one run."""
 
+import re
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate import Accelerator
 
+from tests.settings import configured
 from ufogen.errors import UserError
 from ufogen.training import checkpoint as module
-from ufogen.training.checkpoint import Checkpoint, Rounds, fingerprint
+from ufogen.training.checkpoint import MAY_CHANGE, Checkpoint, Rounds, deciding, fingerprint
 from ufogen.training.loop import make_accelerator
 
 
@@ -132,6 +137,25 @@ def test_fingerprint_depends_on_every_part_but_not_on_the_order_of_keys():
     assert fingerprint(*parts) == fingerprint(0, {"b": [1, 2], "a": 1}, 0.5)
     others = [(1, parts[1], 0.5), (0, {"a": 1, "b": [2, 1]}, 0.5), (0, parts[1], 0.25), parts[:2]]
     assert len({fingerprint(*other) for other in [parts, *others]}) == 5
+
+
+def test_what_may_change_in_a_run_is_the_table_and_nothing_else():
+    c = configured()
+    sections = [c.trainer, c.pretrain.denoiser, c.data]
+    assert {type(section) for section in sections} == set(MAY_CHANGE)
+    for section in sections:
+        names = {field.name for field in fields(section)}
+        assert MAY_CHANGE[type(section)] < names and set(deciding(section)) == names - MAY_CHANGE[type(section)]
+    assert {"updates", "batch_size", "keep", "precision", "generator_learning_rate", "ema_decay"} < set(deciding(c.trainer))
+    assert {"resolution", "crop", "minimum_score", "caption_key"} < set(deciding(c.data))
+
+
+def test_the_table_of_the_docs_is_that_of_the_code():
+    page = (Path(__file__).parents[2] / "docs/troubleshooting.md").read_text().split("## Stopped")[1]
+    for section, row in zip(MAY_CHANGE, [line for line in page.splitlines() if line.startswith("| `")], strict=True):
+        said = set(re.findall(r"`(\w+)`", row.split("|")[2]))
+        others = {"tracked", "captions", "train_size", "evaluation_size", "node_modules", "split"}  # not of shards
+        assert said == MAY_CHANGE[section] - others
 
 
 def finished(folder, number: int, rounds: list[dict], parts: object = "shared") -> Rounds:

@@ -7,7 +7,7 @@ from accelerate.state import AcceleratorState
 from tests import tiny
 from tests.settings import make_objective
 from ufogen.errors import UserError
-from ufogen.training.loop import fit, make_accelerator
+from ufogen.training.loop import IN_A_ROW, fit, make_accelerator
 from ufogen.training.trainer import AdversarialTrainer
 
 RUN = {"updates": 5, "seed": 0, "run": "run", "checkpoint_every": 2, "log_every": 1}
@@ -135,6 +135,31 @@ def test_scalar_that_is_not_finite_is_a_user_error_that_names_it(tmp_path, value
     with pytest.raises(UserError, match=r"update 4: loss_d not finite"):
         train(task, tmp_path)
     assert [folder.name for folder in tmp_path.iterdir()] == ["step-0000002"]
+
+
+def skipping(*steps: int) -> Counter:
+    """Updates whose step is left out, with a loss that is not finite."""
+    return Counter(lambda step: {"loss": float("nan"), "skipped": 1.0} if step in steps else {"loss": float(step)})
+
+
+def test_updates_that_are_left_out_are_counted_and_are_in_no_mean(tmp_path):
+    logged = []
+    train(skipping(1, 2, 4), tmp_path, updates=6, log_every=3, on_log=lambda step, means: logged.append((step, means)))
+    assert logged == [(3, {"loss": 0.0, "skipped": 2}), (6, {"loss": 4.0, "skipped": 1})]
+
+
+@pytest.mark.parametrize(("first", "ends"), [(7, True), (8, False)])
+def test_so_many_in_a_row_end_the_run_and_the_checkpoint_is_of_before(tmp_path, first, ends):
+    """The last of them has no number `IN_A_ROW` where one more is fine."""
+    steps, given = range(first, 7 + IN_A_ROW), {"updates": 10 + IN_A_ROW, "checkpoint_every": 1}
+    if not ends:
+        train(skipping(*steps), tmp_path, **given)
+        assert [folder.name for folder in tmp_path.iterdir()] == ["step-0000035"]
+        return
+    said = rf"^training diverged at update {7 + IN_A_ROW}: loss, gradients not finite in {IN_A_ROW} updates in a row"
+    with pytest.raises(UserError, match=said):
+        train(skipping(*steps), tmp_path, **given)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["step-0000007"]
 
 
 def test_diverged_networks_are_a_user_error(tmp_path):

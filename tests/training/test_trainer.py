@@ -62,6 +62,32 @@ def weights(task: AdversarialTrainer) -> tuple[torch.Tensor, torch.Tensor]:
     return tiny.flat(task.generator), tiny.flat(task.discriminator)
 
 
+@pytest.mark.parametrize("clip", [1.0, 0.0])
+@pytest.mark.parametrize("broken", ["latents", "gradient of G"])
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_said(broken, clip):
+    task = prepared(decided=True, gradient_clip=clip)
+    update(task)
+    state = task.optimizer_g.state_dict()["state"][0]
+    before, average = weights(task), torch.cat([x.flatten() for x in task.ema.shadow_params])
+    moments = {name: value.clone() for name, value in state.items()}
+    batch = tiny.batch(1)
+    if broken == "latents":
+        batch.latents[0, 0, 0, 0] = float("inf")
+    else:
+        weight = task.generator.unet.conv_in.weight
+        hook = weight.register_hook(lambda gradient: torch.full_like(gradient, float("nan")))
+    found = task.update(batch, 1, Draws(torch_generator("cpu", 0, "test", 1)))
+    assert "skipped" in found
+    after = weights(task)
+    assert torch.equal(after[0], before[0]) and torch.equal(after[1], before[1]) == (broken == "latents")
+    assert torch.equal(torch.cat([x.flatten() for x in task.ema.shadow_params]), average)
+    assert all(torch.equal(task.optimizer_g.state_dict()["state"][0][name], value) for name, value in moments.items())
+    if broken != "latents":
+        hook.remove()
+    assert "skipped" not in update(task, 2)
+    assert not torch.equal(weights(task)[0], after[0])
+
+
 def test_update_changes_both_networks():
     task = prepared()
     before = weights(task)

@@ -25,6 +25,7 @@ from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
 from ufogen.randomness import Draws
 from ufogen.training.learning_rate import learning_rate, set_learning_rate
+from ufogen.training.optimizers import skipped, step_where_finite
 
 Control = ControlNetModel | T2IAdapter
 KINDS = {"controlnet": ControlNetModel, "adapter": T2IAdapter}
@@ -153,9 +154,8 @@ class ControlTask:
         loss = (output.float() - target).square().mean()
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.control.parameters(), 1.0)
-        self.optimizer.step()
-        return {"loss": loss}
+        done = step_where_finite(self.optimizer, self.accelerator.clip_grad_norm_(self.control.parameters(), 1.0))
+        return {"loss": loss} | skipped(done)
 
 
 def timesteps(uniform: Tensor, law: str, num_timesteps: int) -> Tensor:

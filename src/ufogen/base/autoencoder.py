@@ -14,6 +14,7 @@ from ufogen import config
 from ufogen.base.muon import make_optimizer
 from ufogen.randomness import Draws
 from ufogen.training.learning_rate import learning_rate, set_learning_rate
+from ufogen.training.optimizers import skipped, step_where_finite
 
 
 class AutoencoderTask:
@@ -53,10 +54,10 @@ class AutoencoderTask:
         loss = l2 + r.kl_weight * kl + (l1 if r.absolute_error else 0)
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.ema.step(self.model.parameters())
-        return {"l1": l1, "l2": l2, "kl": kl, "posterior_std": latent.std.mean(), "loss": loss}
+        done = step_where_finite(self.optimizer, self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0))
+        if done:
+            self.ema.step(self.model.parameters())
+        return {"l1": l1, "l2": l2, "kl": kl, "posterior_std": latent.std.mean(), "loss": loss} | skipped(done)
 
 
 @torch.no_grad()

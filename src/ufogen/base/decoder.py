@@ -20,6 +20,7 @@ from ufogen.diffusion.losses import discriminator_loss, generator_loss, r1_penal
 from ufogen.diffusion.networks import trainable, without_gradients
 from ufogen.randomness import Draws
 from ufogen.training.learning_rate import learning_rate, set_learning_rate
+from ufogen.training.optimizers import skipped, step_where_finite
 
 
 class PatchDiscriminator(nn.Sequential):
@@ -79,9 +80,9 @@ class DecoderTask:
             weight = s.adversarial_weight * min(1.0, step / max(1, s.adversarial_warmup))
             self.optimizer.zero_grad()
             self.accelerator.backward(l1 + l2 + weight * adversarial)
-        self.accelerator.clip_grad_norm_(self.trained, 1.0)
-        self.optimizer.step()
-        self.ema.step(self.trained)
+        done = step_where_finite(self.optimizer, self.accelerator.clip_grad_norm_(self.trained, 1.0))
+        if done:
+            self.ema.step(self.trained)
         penalized = step % s.r1_interval == 0
         real = x.clone().requires_grad_(penalized)
         logits = self.discriminator(real)
@@ -90,5 +91,6 @@ class DecoderTask:
             loss = loss + s.r1_weight * s.r1_interval * r1_penalty(logits, real)
         self.optimizer_d.zero_grad()
         self.accelerator.backward(loss)
-        self.optimizer_d.step()
-        return {"l1": l1, "l2": l2, "adversarial": adversarial, "loss_d": loss_d}
+        gradients = [weight.grad for weight in self.discriminator.parameters()]
+        done_d = step_where_finite(self.optimizer_d, nn.utils.get_total_norm(gradients, foreach=True))
+        return {"l1": l1, "l2": l2, "adversarial": adversarial, "loss_d": loss_d} | skipped(done, done_d)

@@ -19,6 +19,7 @@ from ufogen.diffusion.prediction import training_target
 from ufogen.diffusion.schedule import Schedule
 from ufogen.randomness import Draws, numpy_generator
 from ufogen.training.learning_rate import learning_rate, set_learning_rate
+from ufogen.training.optimizers import skipped, step_where_finite
 
 
 @dataclass
@@ -104,10 +105,10 @@ class DenoiserTask:
         loss = (output.float() - target).square().mean()
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.ema.step(self.model.parameters())
-        return {"loss": loss}
+        done = step_where_finite(self.optimizer, self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0))
+        if done:
+            self.ema.step(self.model.parameters())
+        return {"loss": loss} | skipped(done)
 
 
 @torch.no_grad()

@@ -6,11 +6,13 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
+from ufogen import config
 from ufogen.config import ResizeFilter
 from ufogen.data.images import read_image, to_rgb
 from ufogen.errors import UserError
+from ufogen.randomness import numpy_generator
 
 CENTER = (0.5, 0.5)
 
@@ -22,6 +24,21 @@ def read_rgb(source: Path | bytes) -> Image.Image:
         return to_rgb(image)
     except Exception as error:  # the pixels are read only now; Pillow's decoders raise many kinds
         raise UserError(f"image {'' if isinstance(source, bytes) else source} cannot be read: {error}") from error
+
+
+def cut(image: Image.Image, settings: config.Data, resolution: int, seed: int, *key: int) -> np.ndarray:
+    """An image as `settings.crop` says, (resolution, resolution, 3) uint8; a random place is drawn by the seed and the key.
+
+    Raises `UserError` where nothing would be left of its shorter side.
+    """
+    if settings.crop == "pad":
+        try:
+            padded = ImageOps.pad(image, (resolution,) * 2, Image.Resampling[settings.resize_filter.upper()], color="white")
+        except ValueError as error:
+            raise UserError(f"image cannot be read: {image.width}x{image.height} pixels are too oblong") from error
+        return np.array(padded)
+    place = CENTER if settings.crop == "center" else tuple(numpy_generator(seed, "crop", *key).random(2))
+    return square(image, resolution, settings.resize_filter, place)
 
 
 def square(

@@ -11,11 +11,12 @@ from ufogen import config
 from ufogen.base.autoencoder import to_model_range
 from ufogen.base.models import Pipeline
 from ufogen.base.text import encode_prompts, text_encoders
-from ufogen.data.crops import CENTER, read_rgb, square
+from ufogen.data.crops import cut, read_rgb
 from ufogen.data.shards import Shard
 from ufogen.diffusion.batch import EncodedBatch
+from ufogen.errors import UserError
 from ufogen.precision import DTYPES, resolve_precision
-from ufogen.randomness import numpy_generator, torch_generator
+from ufogen.randomness import torch_generator
 
 
 @dataclass
@@ -54,8 +55,16 @@ class Encoder:
     def decode(self, shard: Shard, row: int) -> Decoded:
         """A pair of a shard, cut to a square. Raises `UserError` where its image is broken."""
         key, (data, caption) = shard.key(row), shard.read(row)
-        place = CENTER if self.settings.crop == "center" else numpy_generator(self.seed, "crop", *key).random(2)
-        return Decoded(square(read_rgb(data), self.resolution, self.settings.resize_filter, tuple(place)), caption, key)
+        return Decoded(cut(read_rgb(data), self.settings, self.resolution, self.seed, *key), caption, key)
+
+    def decode_or_skip(self, shard: Shard, row: int) -> Decoded | None:
+        """The same, None where its image is broken. With data.broken=refuse raises `UserError` that names the pair."""
+        try:
+            return self.decode(shard, row)
+        except UserError as error:
+            if self.settings.broken == "skip":
+                return None
+            raise UserError(f"pair {row} of shard {shard.path}: {error}; data.broken=skip leaves it out") from error
 
     @torch.no_grad()
     def encode(self, pairs: list[Decoded]) -> EncodedBatch:

@@ -42,8 +42,13 @@ class Nouns:
 
     @classmethod
     def load(cls, node_modules: str | Path = "node_modules") -> Nouns:
-        """Read the installed npm package. Raises `UserError` where it is missing, damaged or of another version."""
-        folder = Path(node_modules) / PACKAGE
+        """Read the installed npm package, as Node finds it: in this folder or, by a relative path, in that of a folder above.
+
+        `dvc exp run --temp` works in a folder below the repository's. Raises `UserError` where the package is missing,
+        damaged or of another version.
+        """
+        places = [place / node_modules / PACKAGE for place in (Path(), *Path.cwd().parents)]
+        folder = next((place for place in places if place.is_dir()), places[0])
         path = folder / "dist" / "image-data.json"
         remedy = "run `make setup` to install it again"
         if not path.is_file():

@@ -18,37 +18,38 @@ BLOCK = 4096  # pairs that share one random generator
 
 @dataclass
 class Pairs:
-    """`images` (n, 32, 32, 3) uint8, `captions` n strings, `parts` and `mentioned` (n, 5): what is shown and what is said."""
+    """`images` (n, side, side, 3) uint8, `captions` n strings, `parts` and `mentioned` (n, 5): what is shown and what is said.
+
+    The last two are None where it is not known, as of own pictures.
+    """
 
     images: np.ndarray
     captions: list[str]
-    parts: np.ndarray
-    mentioned: np.ndarray
+    parts: np.ndarray | None = None
+    mentioned: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def __getitem__(self, rows: slice) -> Pairs:
-        return Pairs(self.images[rows], self.captions[rows], self.parts[rows], self.mentioned[rows])
+        known = () if self.parts is None else (self.parts[rows], self.mentioned[rows])
+        return Pairs(self.images[rows], self.captions[rows], *known)
 
 
 def write_pairs(folder: Path, pairs: Pairs) -> None:
-    """Write a set as a new folder of four files."""
+    """Write a set as a new folder of a file each."""
     folder.mkdir(parents=True)
     np.save(folder / "images.npy", pairs.images)
-    np.save(folder / "parts.npy", pairs.parts)
-    np.save(folder / "mentioned.npy", pairs.mentioned)
+    if pairs.parts is not None:
+        np.save(folder / "parts.npy", pairs.parts)
+        np.save(folder / "mentioned.npy", pairs.mentioned)
     (folder / "captions.json").write_text(json.dumps(pairs.captions, indent=0))
 
 
 def read_pairs(folder: Path) -> Pairs:
     """A set that `write_pairs` wrote; its images are memory-mapped."""
-    return Pairs(
-        np.load(folder / "images.npy", mmap_mode="r"),
-        json.loads((folder / "captions.json").read_text()),
-        np.load(folder / "parts.npy"),
-        np.load(folder / "mentioned.npy"),
-    )
+    known = [np.load(folder / f"{name}.npy") for name in ("parts", "mentioned") if (folder / f"{name}.npy").is_file()]
+    return Pairs(np.load(folder / "images.npy", mmap_mode="r"), json.loads((folder / "captions.json").read_text()), *known)
 
 
 def make_pairs(nouns: Nouns, n: int, seed: int, purpose: str, number: int = 0, threads: int = 1, law: str = "short") -> Pairs:

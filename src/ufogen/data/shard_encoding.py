@@ -15,10 +15,9 @@ import numpy as np
 
 from ufogen import config
 from ufogen.data.encoder import Decoded, Encoder
-from ufogen.data.shards import Shard
-from ufogen.errors import UserError
+from ufogen.data.shards import Shard, tars
 from ufogen.files import ARTIFACTS, sha256
-from ufogen.training.checkpoint import fingerprint
+from ufogen.training.checkpoint import deciding, fingerprint
 
 
 class ArrayWriter:
@@ -81,12 +80,15 @@ def shard_card(shard: Shard, folder: Path) -> dict | None:
 
 
 def identity(c: config.Config) -> str:
-    """A short hash of all that decides what the pairs of shards are encoded to."""
-    free = ("cache", "workers", "encode_batch_size", "train_size", "evaluation_size", "node_modules", "split", "tracked")
-    settings = {key: value for key, value in config.to_dict(c.data).items() if key not in free}
+    """A short hash of all that decides what a pair of a shard is encoded to, wherever the shards lie."""
     parts = ("vae", "text_encoder", "text_encoder_2")  # the last is SDXL's alone
     weights = [sha256(ARTIFACTS / "base" / part) for part in parts if (ARTIFACTS / "base" / part).is_dir()]
-    return fingerprint(c.seed, settings, str(Path(c.data.path).resolve()), weights)
+    return fingerprint(c.seed, deciding(c.data), weights)
+
+
+def lengths(folder: str) -> dict[str, int]:
+    """The shards of a folder by their names, with their bytes: by these they are known where they are moved to."""
+    return {path.name: path.stat().st_size for path in tars(folder) if path.is_file()}
 
 
 def read_run(folder: Path) -> str | None:
@@ -97,17 +99,10 @@ def read_run(folder: Path) -> str | None:
 
 def _decoded(shard: Shard, rows: np.ndarray, encoder: Encoder) -> Iterator[list[Decoded | None]]:
     """Blocks of decoded pairs, None for a broken image; threads decode a block while its predecessor is encoded."""
-
-    def decode(row: int) -> Decoded | None:
-        try:
-            return encoder.decode(shard, row)
-        except UserError:
-            return None
-
     size = encoder.settings.encode_batch_size
     with ThreadPoolExecutor(encoder.settings.workers) as pool:
         ahead: list[Future] = []
         for start in range(0, len(rows) + size, size):
-            current, ahead = ahead, [pool.submit(decode, int(row)) for row in rows[start : start + size]]
+            current, ahead = ahead, [pool.submit(encoder.decode_or_skip, shard, int(row)) for row in rows[start : start + size]]
             if current:
                 yield [future.result() for future in current]

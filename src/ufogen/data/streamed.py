@@ -46,8 +46,7 @@ class Streamed:
         skipped = []
         for i in range(len(self)):
             shard, row = self.shards.find((number + i) % len(self))
-            try:
-                return self.encoder.decode(shard, row), skipped
-            except UserError:
-                skipped.append(f"{shard.path.name}:{row}")
+            if (pair := self.encoder.decode_or_skip(shard, row)) is not None:
+                return pair, skipped
+            skipped.append(f"{shard.path.name}:{row}")
         raise UserError(f"none of the {len(self)} images of data.path {self.encoder.settings.path} can be read")

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ufogen import config
 from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import Pairs
 from ufogen.evaluation import features
@@ -21,12 +22,18 @@ COLUMNS = (
 KID_IMAGES = 100  # a row of fewer images has no KID: it would say little more than its noise
 
 
+def nouns_of(data: config.Data) -> Nouns | None:
+    """The characters that pictures of a source are made of; None where they are the user's own."""
+    return Nouns.load(data.node_modules) if data.source == "nouns" else None
+
+
 class Evaluator:
     """Measures samples against one set of real images.
 
     Parameters
     ----------
     reference: features (m, d) of the real images, from `features.extract`.
+    nouns: what the exact measures compare with; None for other pictures, which have none.
     seed, kid_subsets, neighborhood: see `fidelity`.
     kid_subset_size: at most; half of the samples where it is None.
     """
@@ -34,7 +41,7 @@ class Evaluator:
     def __init__(
         self,
         reference: Tensor,
-        nouns: Nouns,
+        nouns: Nouns | None,
         device: torch.device,
         *,
         seed: int,
@@ -48,7 +55,8 @@ class Evaluator:
 
     def __call__(self, images: np.ndarray, asked: Pairs) -> dict[str, float]:
         """`METRICS` of images (n, h, w, 3) uint8, one for each pair asked for; one that no image decides is left out."""
-        return self.fidelity(self.features(images)) | exact_measures(self.read(images, asked))
+        found = self.fidelity(self.features(images))
+        return found if self.nouns is None else found | exact_measures(self.read(images, asked))
 
     def rows(self, images: np.ndarray, asked: Pairs) -> list[dict]:
         """The row of all images and one for each number of attributes that captions name, with what stands beside a table.
@@ -57,18 +65,24 @@ class Evaluator:
         what they are; so KID compares them with the same real images. The Frechet distance, precision and recall depend on
         how many images there are and stand in the row of all alone.
         """
-        found, reading = self.features(images), self.read(images, asked)
-        rows = []
+        found = self.features(images)
+        if self.nouns is None:
+            return [{"named": "all", "n": len(found)} | self.fidelity(found) | self._error(found, {})]
+        reading, rows = self.read(images, asked), []
         for named, some in by_named(asked.mentioned):
             n, part = int(some.sum()), found[torch.from_numpy(some)]
             row = {"named": named, "n": n}
             row |= self.fidelity(part) if named == "all" else self.kid(part)
             row |= exact_measures(reading.where(some)) | exact_details(reading.where(some), self.seed)
             if "kid_lite0" in row and n > 1:
-                error = kid_standard_error(part, self.reference, seed=self.seed)
-                row |= {"kid_subset_size": self._subset_size(n), "standard_error": row["standard_error"] | {"kid_lite0": error}}
+                row |= self._error(part, row["standard_error"])
             rows.append(row)
         return rows
+
+    def _error(self, found: Tensor, others: dict[str, float]) -> dict:
+        """How noisy the KID of features (n, d) is, beside other columns' standard errors."""
+        error = kid_standard_error(found, self.reference, seed=self.seed)
+        return {"kid_subset_size": self._subset_size(len(found)), "standard_error": others | {"kid_lite0": error}}
 
     def features(self, images: np.ndarray) -> Tensor:
         return features.extract(images, device=self.device)

@@ -10,11 +10,10 @@ import torch
 from ufogen import config
 from ufogen.base.models import Pipeline
 from ufogen.data.images import save_image_grid
-from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import read_pairs
 from ufogen.diffusion.networks import Generator
 from ufogen.evaluation import features
-from ufogen.evaluation.evaluator import METRICS, Evaluator
+from ufogen.evaluation.evaluator import METRICS, Evaluator, nouns_of
 from ufogen.evaluation.sampler import Method, Sampler
 from ufogen.files import ARTIFACTS, publish
 from ufogen.training.log import Table
@@ -38,7 +37,7 @@ class Validation:
         self.asked = read_pairs(ARTIFACTS / "data" / "validation")[:n]
         real = read_pairs(ARTIFACTS / "data" / "validation_floor").images[: 2 * n]
         self.evaluator = Evaluator(
-            features.extract(np.array(real), device=device), Nouns.load(c.data.node_modules), device,
+            features.extract(np.array(real), device=device), nouns_of(c.data), device,
             seed=c.seed, neighborhood=c.evaluation.neighborhood,
         )  # fmt: skip
         self.text = self.sampler.encode(self.asked.captions)

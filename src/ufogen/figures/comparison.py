@@ -32,10 +32,12 @@ NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
 
 
 def quality_against_steps(results: pd.DataFrame, path: Path) -> None:
-    """One panel a metric, from paper/results/main.csv."""
+    """One panel for each metric that there is, from paper/results/main.csv."""
     results = of_all_images(results)
-    figure, axes = plt.subplots(2, 2, figsize=(7.6, 6), layout="constrained")
-    for axis, (metric, title) in zip(axes.flat, METRICS.items(), strict=True):
+    metrics = {metric: title for metric, title in METRICS.items() if results[metric].notna().any()}
+    rows_of_panels = -(-len(metrics) // 2)
+    figure, axes = plt.subplots(rows_of_panels, 2, figsize=(7.6, 3 * rows_of_panels), layout="constrained", squeeze=False)
+    for axis, (metric, title) in zip(axes.flat, metrics.items(), strict=False):
         for rows, (label, colour, marker, _) in _series(results):
             axis.plot(rows["steps"], rows[metric], color=colour, marker=marker, ms=6, lw=1.6, label=label)
         _floors(axis, results, metric)
@@ -49,6 +51,8 @@ def quality_against_steps(results: pd.DataFrame, path: Path) -> None:
         axis.set_title(title, loc="left")
     passes = " (a step of the guided base is two passes)" if (results["guidance"] > 1).any() else ""
     figure.supxlabel(f"sampling steps{passes}", fontsize=9)
+    for axis in axes.flat[len(metrics) :]:
+        axis.set_visible(False)
     _legend(figure, axes[0, 0], columns=3)
     save_figure(figure, path)
 

@@ -32,6 +32,7 @@ def run(stage: Callable[[config.Config], None]) -> None:
     arguments = parser.parse_args()
     _quiet()
     try:
+        refuse_link(ARTIFACTS)
         settings = read(arguments.params, arguments.overrides)
         torch.set_num_threads(settings.threads)
         stage(settings)
@@ -52,6 +53,15 @@ def read(params: str, overrides: list[str]) -> config.Config:
     if settings is not given and os.environ.get("RANK", "0") == "0":
         print(f"precision auto: {resolve_precision('auto', given.device)}", flush=True)
     return settings
+
+
+def refuse_link(folder: Path) -> None:
+    """Raise `UserError` where DVC runs the stage and `folder` is a link: it would refuse the outputs once they are made."""
+    if "DVC_STAGE" in os.environ and folder.is_symlink():
+        raise UserError(
+            f"{folder} is a link, through which DVC takes no outputs; allowed: a folder, whose contents `dvc cache dir FOLDER` "
+            "and `dvc config cache.type symlink` put on another disk"
+        )
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -31,24 +31,27 @@ from ufogen.schema.kinds import (
 
 @dataclass(config=SECTION)
 class Data:
-    """Image-caption pairs: Nouns rendered by seed, LAION-style tar shards for training, or COCO for evaluation."""
+    """Image-caption pairs: Nouns rendered by seed, a folder of own pictures, LAION-style tar shards for training, or COCO for
+    evaluation."""
 
-    source: Literal["nouns", "webdataset", "coco"]
+    source: Literal["nouns", "folder", "webdataset", "coco"]
     captions: Captions  # Nouns: how many attributes each names
     train_size: Count  # Nouns: image-caption pairs that are encoded once
-    evaluation_size: Count  # prompts, as many samples and as many reference images
+    evaluation_size: Count  # prompts, as many samples and as many reference images; of a folder they are not trained on
     node_modules: Text
     tracked: Text  # file or folder whose change makes `dvc repro` prepare again
-    path: Text  # the folder of the shards (*.tar), or of COCO (annotations/ and the split's images)
+    path: Text  # the folder of own pictures, of the shards (*.tar), or of COCO (annotations/ and the split's images)
     split: CocoSplit  # of COCO
     cache: Flag  # shards: encode once to the disk, or in each batch anew
-    resolution: Whole  # pixels a side; 0: what the base was made for
+    resolution: Whole  # pixels a side; 0: what the base was made for, which a folder cannot know
     resize_filter: ResizeFilter
-    crop: Literal["center", "random"]  # random: drawn once for each image
+    crop: Literal["center", "random", "pad"]  # of the largest square; random: drawn once for each image; pad: all, on white
+    broken: Literal["skip", "refuse"]  # an image that cannot be read or has no caption: left out and counted, or an error
     minimum_side: Whole  # pixels of the shorter side; smaller images are left out
     maximum_aspect_ratio: Number  # longer side by shorter; 0: any
     minimum_score: Number  # 0: any; above it, pairs without a score are left out too
-    score_key: Text  # in the pair's .json
+    score_key: Text  # in the pair's .json, or in a folder's metadata.jsonl
+    caption_key: Text  # the same, of the caption; empty: it is the pair's .txt, or `text` in metadata.jsonl
     encode_batch_size: Count  # shards: pairs that autoencoder and text encoder see at once
     encode_precision: Precision  # shards: of autoencoder and text encoder
     workers: Count  # threads of each process that read and decode images

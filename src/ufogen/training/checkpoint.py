@@ -10,7 +10,25 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from ufogen import config
 from ufogen.errors import UserError
+
+# What may be another when a stopped run goes on: it says when something is measured, shown or saved, how fast data comes or
+# where it lies. Every other parameter of these sections decides what is learned, and a checkpoint with another one is refused.
+MAY_CHANGE: dict[type, frozenset[str]] = {
+    config.Trainer: frozenset({"checkpoint_every", "log_every", "sample_every", "validate_every"}),
+    config.Denoiser: frozenset({"checkpoint_every", "curve_every"}),
+    # of encoded shards, whose contents are known by themselves; the rest is of other sources
+    config.Data: frozenset({
+        "path", "tracked", "cache", "workers", "encode_batch_size", "broken", "captions", "train_size", "evaluation_size",
+        "node_modules", "split",
+    }),
+}  # fmt: skip
+
+
+def deciding(section: object) -> dict:
+    """What of a section decides the result of a run, for its `fingerprint`."""
+    return {key: value for key, value in config.to_dict(section).items() if key not in MAY_CHANGE[type(section)]}
 
 
 def fingerprint(*parts: object) -> str:

@@ -18,8 +18,10 @@ from ufogen.errors import UserError
 from ufogen.precision import resolve_precision
 from ufogen.randomness import Draws, torch_generator
 from ufogen.training.checkpoint import Checkpoint
+from ufogen.training.optimizers import SKIPPED
 
 Batch = Any
+IN_A_ROW = 25  # updates whose steps may be left out; the scale of fp16 needs some of them until it has found itself
 
 
 class Task(Protocol):
@@ -29,7 +31,10 @@ class Task(Protocol):
         """Hand networks, optimizers and averages to accelerate."""
 
     def update(self, batch: Batch, step: int, draws: Draws) -> dict[str, Tensor]:
-        """One update of every network from one batch; scalars to log, still on the device."""
+        """One update of every network from one batch; scalars to log, still on the device.
+
+        Among them `optimizers.SKIPPED` where a gradient was not finite and the step was left out.
+        """
 
 
 def make_accelerator(device: str, precision: str) -> Accelerator:
@@ -76,12 +81,14 @@ def fit(
     ----------
     batches: the batch of update `step`, a pure function of its argument; fetched one ahead in a thread.
     folder, run: where checkpoints go and which run they belong to (see `checkpoint.fingerprint`).
-    on_log: called with the means of each logged scalar over the last `log_every` updates.
+    on_log: called with the means of each logged scalar over the last `log_every` updates. Those of which a step was left out
+        count in no mean, but in their number `skipped`, where there are any.
     on_checkpoint: called just before each checkpoint and once at the start, on all processes.
 
     Raises
     ------
-    UserError: a logged scalar is no longer finite, or `folder` has a checkpoint of another run.
+    UserError: steps were left out in `IN_A_ROW` updates or in all that there are, a logged scalar is no longer finite, or
+        `folder` has a checkpoint of another run.
     """
     task.prepare(accelerator)
     checkpoint = Checkpoint(folder, accelerator, run)
@@ -92,6 +99,7 @@ def fit(
         total=updates, initial=start, desc=description, disable=not accelerator.is_local_main_process, mininterval=5
     )
     totals: dict[str, Tensor] = {}
+    left_out = in_a_row = 0
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(batches, start) if start < updates else None
         for step in range(start, updates):
@@ -99,19 +107,28 @@ def fit(
             ahead = pool.submit(batches, step + 1) if step + 1 < updates else None
             generator = torch_generator(accelerator.device, seed, description, step)
             scalars = task.update(batch, step, Draws(generator, accelerator.process_index, accelerator.num_processes))
-            for name, value in scalars.items():
-                total, count = totals.get(name, (0.0, 0))
-                totals[name] = (total + value.detach().float(), count + 1)
             progress.update()
             done = step + 1
+            if scalars.pop(SKIPPED, None) is not None:
+                left_out, in_a_row = left_out + 1, in_a_row + 1
+                if in_a_row == min(IN_A_ROW, updates):
+                    found = {name: float(value) for name, value in scalars.items()} | {"gradients": math.nan}
+                    _check_finite(found, done, f" in {in_a_row} updates in a row, which were left out")
+            else:
+                in_a_row = 0
+                for name, value in scalars.items():
+                    total, count = totals.get(name, (0.0, 0))
+                    totals[name] = (total + value.detach().float(), count + 1)
             if done % log_every == 0 or done == updates:
                 means = {name: float(total) / count for name, (total, count) in totals.items()}
-                totals = {}
+                means |= {SKIPPED: left_out} if left_out else {}
+                totals, left_out = {}, 0
                 _check_finite(means, done)
                 progress.set_postfix({name: f"{value:.3g}" for name, value in means.items()}, refresh=False)
                 if on_log and accelerator.is_main_process:
                     on_log(done, means)
-            if done % checkpoint_every == 0 or done == updates:
+            # within a row of updates that are left out the weights may be what is wrong
+            if done == updates or (done % checkpoint_every == 0 and not in_a_row):
                 if on_checkpoint:
                     on_checkpoint(done)
                 checkpoint.save(done)
@@ -119,9 +136,10 @@ def fit(
     return start
 
 
-def _check_finite(means: dict[str, float], step: int) -> None:
+def _check_finite(means: dict[str, float], step: int, when: str = "") -> None:
     broken = [name for name, value in means.items() if not math.isfinite(value)]
     if broken:
         raise UserError(
-            f"training diverged at update {step}: {', '.join(broken)} not finite; lower the learning rates or raise r1_weight"
+            f"training diverged at update {step}: {', '.join(broken)} not finite{when}; "
+            "lower the learning rates or raise r1_weight"
         )

@@ -102,8 +102,8 @@ class Parallel(ABC):
         """Round a micro-batch that is not the last: its gradients can wait before processes exchange them."""
 
     @abstractmethod
-    def take_gradients(self, clip: float) -> None:
-        """Bring the gradients to `trained`, with their norm over all processes clipped where `clip` is not 0."""
+    def take_gradients(self, clip: float) -> Tensor:
+        """Bring the gradients to `trained`, clipped where `clip` is not 0, and return their norm over all processes."""
 
     @abstractmethod
     def frozen(self) -> AbstractContextManager[Pass]:
@@ -137,9 +137,10 @@ class Whole(Parallel):
     def more_to_come(self) -> AbstractContextManager[None]:
         return self.accelerator.no_sync(self.exchanging)
 
-    def take_gradients(self, clip: float) -> None:
+    def take_gradients(self, clip: float) -> Tensor:
         if clip:
-            self.accelerator.clip_grad_norm_(self.trained, clip)
+            return self.accelerator.clip_grad_norm_(self.trained, clip)
+        return nn.utils.get_total_norm([weight.grad for weight in self.trained if weight.grad is not None], foreach=True)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[Pass]:
@@ -189,15 +190,16 @@ class Sharded(Parallel):
     def more_to_come(self) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
 
-    def take_gradients(self, clip: float) -> None:
+    def take_gradients(self, clip: float) -> Tensor:
         for shard, weight in zip(self.trained, self._weights, strict=True):
             shard.grad = None if weight.grad is None else weight.grad.to_local()
             weight.grad = None
+        gradients = [shard.grad for shard in self.trained if shard.grad is not None]
+        squared = nn.utils.get_total_norm(gradients, foreach=True).square()
+        norm = self.accelerator.reduce(squared, "sum").sqrt()
         if clip:
-            gradients = [shard.grad for shard in self.trained if shard.grad is not None]
-            squared = nn.utils.get_total_norm(gradients, foreach=True).square()
-            norm = self.accelerator.reduce(squared, "sum").sqrt()
             nn.utils.clip_grads_with_norm_(self.trained, clip, norm, foreach=True)
+        return norm
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[Pass]:

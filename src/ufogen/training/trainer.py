@@ -19,7 +19,7 @@ from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
 from ufogen.randomness import Draws
 from ufogen.training.learning_rate import learning_rate, set_learning_rate
-from ufogen.training.optimizers import make_optimizer
+from ufogen.training.optimizers import make_optimizer, skipped, step_where_finite
 from ufogen.training.parallel import Parallel, make_parallel
 
 Generate = Callable[[Items, bool], tuple[Tensor, Tensor]]  # x'_0 and x'_s of a part, with or without a graph
@@ -66,6 +66,7 @@ class AdversarialTrainer:
     def update(self, batch: EncodedBatch, step: int, draws: Draws) -> dict[str, Tensor]:
         """One optimizer step of D, then one of G. Returns scalars, among them both adversarial losses.
 
+        A step whose gradient is not finite is left out, and the scalars say `skipped`.
         With accumulation each step sums the gradients of several micro-batches. G's pass is then made twice, for D without
         a graph and again for G once D has moved, so that no more than one micro-batch's graph is ever held.
         """
@@ -127,9 +128,8 @@ class AdversarialTrainer:
                     loss, found = loss + penalty, found | further
                 self.accelerator.backward(loss / len(parts))
             scalars.append(found)
-        self.d.take_gradients(self.settings.gradient_clip)
-        self.optimizer_d.step()
-        return _means(scalars)
+        done = step_where_finite(self.optimizer_d, self.d.take_gradients(self.settings.gradient_clip))
+        return _means(scalars) | skipped(done)
 
     def _update_generator(self, parts: list[Items], generate: Generate) -> dict[str, Tensor]:
         self.optimizer_g.zero_grad()
@@ -142,12 +142,12 @@ class AdversarialTrainer:
                 scalars.append(found)
                 at_last.append(x_0_fake.detach()[part.t == self.schedule.num_timesteps - 1])
                 del x_0_fake, x_s_fake, loss  # and with them the graph, before the next part's is made
-        self.g.take_gradients(self.settings.gradient_clip)
-        self.optimizer_g.step()
-        self.ema.to(self.accelerator.device)  # accelerate loads it on the CPU
-        self.ema.step(self.g.trained)
-        self.ema.to(self._ema_device)
-        means = _means(scalars)
+        done = step_where_finite(self.optimizer_g, self.g.take_gradients(self.settings.gradient_clip))
+        if done:
+            self.ema.to(self.accelerator.device)  # accelerate loads it on the CPU
+            self.ema.step(self.g.trained)
+            self.ema.to(self._ema_device)
+        means = _means(scalars) | skipped(done)
         # a generator whose one-step samples lose or gain variance is on its way to collapse or divergence
         if any(map(len, at_last)):
             means["std_last"] = torch.cat(at_last).std()

@@ -26,7 +26,7 @@ from ufogen.evaluation.noise_kept import noise_kept
 from ufogen.evaluation.sampler import Method, Sampler
 from ufogen.pipelines.ablations.paths import ARMS, CHAIN, RUNS, SETS
 from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256
-from ufogen.training.checkpoint import Checkpoint, fingerprint
+from ufogen.training.checkpoint import Checkpoint, deciding, fingerprint
 from ufogen.training.log import Table
 from ufogen.training.loop import fit, make_accelerator
 from ufogen.training.trainer import AdversarialTrainer
@@ -40,10 +40,11 @@ def main(c: config.Config) -> None:
     objective = config.build(config.Objective, settings["objective"], f"arms.{arm}.objective.")
     trainer = config.build(config.Trainer, settings["trainer"], f"arms.{arm}.trainer.")
     data = Encoded(ARTIFACTS / "encoded", trainer.batch_size, seed)
-    identity = fingerprint(
-        seed, settings["objective"], settings["trainer"], config.to_dict(c.ablations), data.card,
+    training = fingerprint(
+        seed, settings["objective"], deciding(trainer), data.card | {"data": None},
         [sha256(path) for path in (ARTIFACTS / "base" / "unet", *code())],
     )  # fmt: skip
+    identity = fingerprint(training, config.to_dict(c.ablations))  # of the result, which says how it is measured too
     if finished(arm, seed) == identity:
         print(f"{arm}-{seed}: already there")
         return
@@ -59,7 +60,7 @@ def main(c: config.Config) -> None:
     validation = Prompts.read(c, "validation", c.ablations.curve_size, accelerator.device)
     evaluation = Prompts.read(c, "evaluation", c.ablations.evaluation_size, accelerator.device)
     work = ARTIFACTS / "checkpoints" / "ablations" / f"{arm}-{seed}"
-    began, resumed = time.process_time(), Checkpoint(work, accelerator, identity).exists()
+    began, resumed = time.process_time(), Checkpoint(work, accelerator, training).exists()
     curve = Table(work / "curve.csv", resumed)
 
     def measure(step: int) -> None:
@@ -68,7 +69,7 @@ def main(c: config.Config) -> None:
                 curve.add(step, validation.measure(validation.sample(sampler, average, 1, seed)))
 
     fit(
-        task, data, accelerator, updates=trainer.updates, seed=seed, folder=work, run=identity,
+        task, data, accelerator, updates=trainer.updates, seed=seed, folder=work, run=training,
         checkpoint_every=trainer.checkpoint_every, log_every=trainer.log_every, on_checkpoint=measure,
         description=f"{arm}-{seed}",
     )  # fmt: skip
@@ -89,7 +90,7 @@ def main(c: config.Config) -> None:
         shutil.copy(work / "curve.csv", out / "curve.csv")
         np.save(out / "pictures.npy", np.stack([some[: c.ablations.pictures] for some in images.values()]))
         (out / "metrics.json").write_text(json.dumps(card, indent=1))
-    Checkpoint(work, accelerator, identity).clear()
+    Checkpoint(work, accelerator, training).clear()
 
 
 def code() -> list[Path]:

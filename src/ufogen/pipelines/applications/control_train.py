@@ -15,6 +15,7 @@ from ufogen.applications.edges import THRESHOLD
 from ufogen.base.loading import load_base
 from ufogen.base.text import encode_text
 from ufogen.diffusion.schedule import Schedule
+from ufogen.errors import UserError
 from ufogen.inference.export import refuse_sdxl
 from ufogen.pipelines.applications.paths import CONTROL
 from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256, table
@@ -26,6 +27,8 @@ SHARED = ("batch_size", "warmup", "timesteps", "caption_dropout", "precision")  
 
 def main(c: config.Config) -> None:
     """Write artifacts/control/controlnet and artifacts/control/adapter: weights, the loss and a card. A stopped run goes on."""
+    if c.data.source != "nouns":
+        raise UserError(f"parameter data.source is {c.data.source}; allowed for control by edges: nouns")
     for kind in KINDS:
         identity = run_identity(c, kind)
         card = CONTROL / kind / "card.json"
@@ -87,7 +90,8 @@ class LossLog:
             self.rows = {int(step): loss for step, loss in json.loads(path.read_text()).items()}
 
     def __call__(self, step: int, means: dict[str, float]) -> None:
-        self.rows = {s: loss for s, loss in self.rows.items() if s < step} | {step: means["loss"]}
+        self.rows = {s: loss for s, loss in self.rows.items() if s < step}
+        self.rows |= {step: means["loss"]} if "loss" in means else {}  # all updates since the last may have been left out
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(self.rows))
 

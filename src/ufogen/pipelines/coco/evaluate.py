@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from ufogen import config
-from ufogen.data.coco import Prompts
+from ufogen.data.coco import Prompts, reference_files
 from ufogen.data.coco import images as photographs
 from ufogen.errors import UserError
 from ufogen.evaluation import clip_score, coco, inception, shards
@@ -23,7 +23,6 @@ from ufogen.pipelines.stage import RESULTS, run, sha256, table, write_results
 from ufogen.training.loop import make_accelerator
 
 PACKAGES = ("torch", "torch-fidelity", "diffusers", "transformers", "numpy", "pillow")
-IMAGES = (".jpg", ".jpeg", ".png")
 
 
 def main(c: config.Config) -> None:
@@ -35,7 +34,7 @@ def main(c: config.Config) -> None:
     check_samples(c, sampler, hashes, prompts, wanted)
     weights = inception.weights_file(c.coco.inception_weights)
     network = inception.load(weights)
-    real = reference_files(c)
+    real = reference_files(c.coco.folder, c.coco.split)
     batches = (real[i : i + c.coco.batch_size] for i in range(0, len(real), c.coco.batch_size))
     pictures = (photographs(paths, inception.SIZE, threads=c.threads) for paths in batches)
     reference = inception.extract(pictures, network, device)
@@ -95,15 +94,6 @@ def check_samples(c: config.Config, sampler: Sampler, hashes: dict, prompts: Pro
         if not all(done):
             folder = coco.shard(c, method, coco.blocks(c)[0]).parent
             raise UserError(f"{folder} has {sum(done)} of {len(done)} shards of this run: run the stage sample again")
-
-
-def reference_files(c: config.Config) -> list[Path]:
-    """All images of the split, also those whose captions are not sampled: 5,000 of val2017, 40,504 of val2014."""
-    folder = Path(c.coco.folder) / c.coco.split
-    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGES)
-    if not found:
-        raise UserError(f"{folder} has no images: unpack {c.coco.split}.zip there")
-    return found
 
 
 def card(c: config.Config, prompts: Prompts, device: torch.device, hashes: dict[str, str]) -> dict:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ufogen import config
-from ufogen.data.coco import Prompts, load, write_prompts
+from ufogen.data.coco import Prompts, check_images, load, reference_files, write_prompts
 from ufogen.evaluation import clip_score, coco, inception
 from ufogen.pipelines.stage import run, sha256
 
@@ -20,6 +20,7 @@ def main(c: config.Config) -> None:
     inception.load(inception.weights_file(c.coco.inception_weights))
     for name in c.coco.clip:
         clip_score.load(name)
+    check_images(reference_files(c.coco.folder, split), c.threads)
     annotations = sha256(Path(c.coco.folder) / "annotations" / f"captions_{split}.json")
     write_prompts(coco.prompts_file(c), Prompts(split, c.seed, annotations, pairs.ids, pairs.captions))
     print(f"{len(pairs.ids)} prompts of {split}")

@@ -23,10 +23,11 @@ from ufogen.base.loading import load_base
 from ufogen.base.text import encode_prompts, text_encoders
 from ufogen.data.encoder import Encoder
 from ufogen.data.pairs import read_pairs
-from ufogen.data.shard_encoding import encode_shard, identity, read_run, shard_card
+from ufogen.data.shard_encoding import encode_shard, identity, lengths, read_run, shard_card
 from ufogen.data.shards import open_shards
+from ufogen.data.training_data import NO_TRAINING
 from ufogen.errors import UserError
-from ufogen.pipelines.stage import ARTIFACTS, publish, require_space, run
+from ufogen.pipelines.stage import ARTIFACTS, publish, require_space, run, sha256
 from ufogen.randomness import torch_generator
 from ufogen.training.loop import make_accelerator
 
@@ -39,15 +40,15 @@ def main(c: config.Config) -> None:
     For an SDXL base also pooled states (n, p).
     """
     if c.data.source == "coco":
-        raise UserError("parameter data.source is coco, which is for evaluation; allowed for training: nouns, webdataset")
+        raise UserError(NO_TRAINING)
     if c.data.source == "webdataset":
         encode_shards(c)
     else:
-        encode_nouns(c)
+        encode_pairs(c)
 
 
-def encode_nouns(c: config.Config) -> None:
-    """One file each for latents, prompt_embeds and, for SDXL, pooled states."""
+def encode_pairs(c: config.Config) -> None:
+    """Nouns or a folder: one file each for latents, prompt_embeds and, for SDXL, pooled states."""
     device = make_accelerator(c.device, "no").device
     pipeline = load_base(ARTIFACTS / "base").to(device)
     pairs = read_pairs(ARTIFACTS / "data" / "train")
@@ -68,7 +69,10 @@ def encode_nouns(c: config.Config) -> None:
                 files[kind][rows] = value.half().cpu().numpy()
         for file in files.values():
             file.flush()
-        (out / "card.json").write_text(json.dumps({"n": n} | {kind: file.shape for kind, file in files.items()}))
+        # by its hash a run knows that it goes on with the same data
+        hashes = {kind: sha256(out / f"{kind}.npy") for kind in files}
+        card = {"n": n} | {kind: file.shape for kind, file in files.items()} | {"sha256": hashes}
+        (out / "card.json").write_text(json.dumps(card))
 
 
 def encode_shards(c: config.Config) -> None:
@@ -109,6 +113,7 @@ def encode_shards(c: config.Config) -> None:
             raise UserError(f"none of the {len(shards)} images of data.path {c.data.path} can be read")
         counts = shards.counts | {"broken_images": sum(card["broken_images"] for card in cards.values())}
         card = {"n": sum(sizes.values()), "shards": sizes, "run": run_id, "resolution": encoder.resolution, "counts": counts}
+        card["lengths"] = lengths(c.data.path)
         card |= {"pooled_prompt_embeds": True} if "pooled_prompt_embeds" in encoder.kinds else {}
         (work / "card.json").write_text(json.dumps(card | {"data": config.to_dict(c.data)}, indent=1))
         set_aside(target)

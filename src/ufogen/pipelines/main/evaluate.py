@@ -14,10 +14,9 @@ from tqdm import tqdm
 from ufogen import config
 from ufogen.base.autoencoder import encode_images
 from ufogen.base.loading import load_base, load_generator
-from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import Pairs, read_pairs
 from ufogen.evaluation import features
-from ufogen.evaluation.evaluator import COLUMNS, Evaluator
+from ufogen.evaluation.evaluator import COLUMNS, Evaluator, nouns_of
 from ufogen.evaluation.exact import Reading, accuracy_by_kind, by_named, exact_measures, ratio_error
 from ufogen.evaluation.latency import seconds_per_image
 from ufogen.evaluation.sampler import Method, Sampler
@@ -64,30 +63,35 @@ def measured(c: config.Config, train: Path, samples: Path) -> list[dict]:
     train: where the generator is, whose time is taken.
     """
     device, e = make_accelerator(c.device, "no").device, c.evaluation
-    asked, heldout, floor = (read_pairs(ARTIFACTS / "data" / name) for name in ("evaluation", "heldout", "floor"))
+    asked, floor = (read_pairs(ARTIFACTS / "data" / name) for name in ("evaluation", "floor"))
+    parts = ("evaluation", "heldout") if c.data.source == "nouns" else ("evaluation",)
     evaluator = Evaluator(
-        features.extract(np.array(asked.images), device=device), Nouns.load(c.data.node_modules), device, seed=c.seed,
+        features.extract(np.array(asked.images), device=device), nouns_of(c.data), device, seed=c.seed,
         neighborhood=e.neighborhood, kid_subsets=e.kid_subsets, kid_subset_size=e.kid_subset_size,
     )  # fmt: skip
     trained = load_generator(train, "the trained generator")
     sampler = Sampler.load(load_base(ARTIFACTS / "base"), trained, device, DTYPES[c.sampler.precision])
     rows = []
 
-    def measure(name: dict, images: np.ndarray, heldout_images: np.ndarray, asked: Pairs, seconds: float | None) -> None:
-        unseen = of_heldout(evaluator.read(heldout_images, heldout))
+    def measure(name: dict, images: list[np.ndarray], asked: Pairs, seconds: float | None) -> None:
+        """`images` for the prompts `asked` and, of Nouns, for the held-out pairs."""
+        images, *rest = images
+        unseen = {}
+        if rest:
+            unseen = of_heldout(evaluator.read(rest[0], read_pairs(ARTIFACTS / "data" / "heldout")))
         for row in evaluator.rows(images, asked):
             apart = unseen.get(row["named"], {}) | {"seconds_per_image": seconds if row["named"] == "all" else None}
             rows.append(name | {"seed": c.seed} | row | apart)
 
     compared = [Method(**entry) for entry in json.loads((samples / "card.json").read_text())]
     for method in tqdm(compared, desc="evaluating", mininterval=5):
-        images, heldout_images = (np.load(samples / part / f"{method.name}.npy") for part in ("evaluation", "heldout"))
-        measure(vars(method), images, heldout_images, asked, _seconds(c, sampler, method, asked.captions))
+        images = [np.load(samples / part / f"{method.name}.npy") for part in parts]
+        measure(vars(method), images, asked, _seconds(c, sampler, method, asked.captions))
     real = {"method": "real", "steps": 0, "guidance": 0.0}
-    floor_images, heldout_images = np.array(floor.images), np.array(heldout.images)
-    measure(real | {"sampler": "none"}, floor_images, heldout_images, floor, None)
-    through = [sampler.decode(encode_images(x, sampler.base.vae)) for x in (floor_images, heldout_images)]
-    measure(real | {"sampler": "autoencoder"}, *through, floor, None)
+    images = [np.array(read_pairs(ARTIFACTS / "data" / name).images) for name in ("floor", *parts[1:])]
+    measure(real | {"sampler": "none"}, images, floor, None)
+    through = [sampler.decode(encode_images(x, sampler.base.vae)) for x in images]
+    measure(real | {"sampler": "autoencoder"}, through, floor, None)
     return rows
 
 
@@ -110,7 +114,8 @@ def summary(rows: list[dict]) -> dict[str, dict[str, float]]:
     most = {row["sampler"]: row["steps"] for row in sorted(rows, key=lambda row: row["steps"]) if row["method"] != "real"}
     shown = [row for row in rows if row["steps"] == most.get(row["sampler"]) or (row["method"], row["steps"]) == ("ufogen", 1)]
     names = (f"{row['method']}-{row['sampler']}-{row['steps']}" for row in shown)
-    return {name: {key: float(f"{row[key]:.6g}") for key in SUMMARY} for name, row in zip(names, shown, strict=True)}
+    numbers = ({key: float(f"{row[key]:.6g}") for key in SUMMARY if key in row} for row in shown)
+    return dict(zip(names, numbers, strict=True))
 
 
 def _seconds(c: config.Config, sampler: Sampler, method: Method, captions: list[str]) -> float:

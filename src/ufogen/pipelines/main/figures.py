@@ -56,7 +56,8 @@ def main(c: config.Config) -> None:
         training_curves(log, out / "curves.png")
         quality_against_steps(results, out / "quality_against_steps.png")
         quality_against_time(results, out / "quality_against_time.png")
-        quality_against_openness(results, out / "quality_against_openness.png")
+        if (results["named"] != "all").any():  # what a caption leaves open is known of Nouns
+            quality_against_openness(results, out / "quality_against_openness.png")
     print(f"wrote {len(list(FIGURES.glob('*.png')))} figures to {FIGURES}")
 
 
@@ -82,7 +83,7 @@ def _label(method: Method) -> str:
 
 def _progress(folder: Path, columns: int) -> dict[str, np.ndarray]:
     """The first row of several of the sheets that the stage train writes."""
-    paths = sorted(folder.glob("*.png"))
+    paths = sorted(folder.glob("[!.]*.png"))
     if not paths:
         raise UserError(f"{folder}/*.png not found: run the stage train first (dvc repro train)")
     chosen = np.unique(np.linspace(0, len(paths) - 1, UPDATES_SHOWN).round().astype(int))

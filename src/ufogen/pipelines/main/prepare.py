@@ -1,4 +1,4 @@
-"""Make the image sets and their captions: render Nouns, index shards, or draw COCO's prompts."""
+"""Make the image sets and their captions: render Nouns, read a folder, index shards, or draw COCO's prompts."""
 
 from __future__ import annotations
 
@@ -6,15 +6,34 @@ import json
 
 from ufogen import config
 from ufogen.data import coco
+from ufogen.data.folder import Folder, sets
 from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import heldout_pairs, make_pairs, write_pairs
 from ufogen.data.shards import open_shards
+from ufogen.errors import UserError
 from ufogen.pipelines.stage import ARTIFACTS, publish, run
 
 
 def main(c: config.Config) -> None:
     """Write artifacts/data."""
-    {"nouns": prepare_nouns, "webdataset": prepare_shards, "coco": prepare_coco}[c.data.source](c)
+    sources = {"nouns": prepare_nouns, "folder": prepare_folder, "webdataset": prepare_shards, "coco": prepare_coco}
+    sources[c.data.source](c)
+
+
+def prepare_folder(c: config.Config) -> None:
+    """Read the folder and write its sets, and what is in it and what is left out, card.json."""
+    folder, k = Folder(c.data, c.seed), c.evaluation.neighborhood
+    n = len(folder.captions)
+    if not k < c.data.evaluation_size < n - k:  # precision and recall look at k neighbours
+        allowed = f"{k + 1} ... {n - k - 1}" if n > 2 * k + 1 else f"none, as {2 * k + 2} pictures are needed"
+        name = f"parameter data.evaluation_size is {c.data.evaluation_size}"
+        raise UserError(f"{name}; allowed with the {n} pictures of {c.data.path} that can be used: {allowed}: {folder.counts}")
+    made = sets(folder)
+    with publish(ARTIFACTS / "data") as out:
+        for name, pairs in made.items():
+            write_pairs(out / name, pairs)
+        (out / "card.json").write_text(json.dumps({"data": config.to_dict(c.data), "counts": folder.counts}, indent=1))
+    print(folder.counts | {name: len(pairs) for name, pairs in made.items()})
 
 
 def prepare_shards(c: config.Config) -> None:

@@ -29,7 +29,7 @@ from ufogen.evaluation.validation import Validation
 from ufogen.inference.export import ufogen_scheduler
 from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256
 from ufogen.randomness import Draws, torch_generator
-from ufogen.training.checkpoint import Checkpoint, fingerprint
+from ufogen.training.checkpoint import Checkpoint, deciding, fingerprint
 from ufogen.training.diagnosis import diagnose
 from ufogen.training.log import CurveLog, Table
 from ufogen.training.loop import fit, make_accelerator
@@ -44,10 +44,10 @@ def main(c: config.Config) -> None:
 def train(c: config.Config, folder: Path) -> None:
     """Write `folder`: the averaged generator's weights and scheduler, curves and one-step samples from fixed noise.
 
-    Samples and validation need the prompts of data.source=nouns; other sources have curves alone, and keep the last update.
+    Samples and validation need the prompts of nouns or a folder; other sources have curves alone, and keep the last update.
     Raises `UserError` where trainer.keep is `best` for such a source.
     """
-    validates = c.data.source == "nouns"
+    validates = c.data.source in ("nouns", "folder")
     if c.trainer.keep == "best" and not validates:
         raise UserError(
             f"parameter trainer.keep is best; allowed with data.source {c.data.source}, which has no validation: last"
@@ -64,7 +64,7 @@ def train(c: config.Config, folder: Path) -> None:
     data = open_training_data(c, accelerator, base)
     work = ARTIFACTS / "checkpoints" / folder.relative_to(ARTIFACTS)
     run_id = fingerprint(
-        c.seed, config.to_dict(c.objective), config.to_dict(tr), data.card, accelerator.num_processes,
+        c.seed, config.to_dict(c.objective), deciding(tr), data.card | {"data": None}, accelerator.num_processes,
         sha256(ARTIFACTS / "base" / "unet"),
     )  # fmt: skip
     resumable = Checkpoint(work, accelerator, run_id)

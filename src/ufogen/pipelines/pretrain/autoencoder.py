@@ -1,4 +1,4 @@
-"""Train the base's autoencoder on images rendered as it goes, in rounds."""
+"""Train the base's autoencoder in rounds, on images rendered as it goes or on a folder's."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from ufogen import config
 from ufogen.base.autoencoder import AutoencoderTask, reconstruction_error, set_scaling_factor
 from ufogen.base.loading import load_part
 from ufogen.base.models import build_autoencoder
-from ufogen.data.nouns import Nouns
+from ufogen.data.sources import open_source
 from ufogen.pipelines.stage import ARTIFACTS, publish, run
-from ufogen.randomness import numpy_generator
 from ufogen.training.checkpoint import Checkpoint, Rounds
 from ufogen.training.loop import fit, make_accelerator
 
 
 def main(c: config.Config) -> None:
     """Write artifacts/pretrain/vae/round-N."""
-    settings, nouns = c.pretrain.autoencoder, Nouns.load(c.data.node_modules)
+    settings, source = c.pretrain.autoencoder, open_source(c)
     torch.manual_seed(c.seed)
-    model = build_autoencoder(settings)
+    model = build_autoencoder(settings, source.side)
     parts = (c.seed, settings.channels, settings.latent_channels, settings.batch_size, settings.warmup, settings.precision)
-    parts += (settings.ema_decay,)
+    parts += (settings.ema_decay, *source.identity)
     rounds = Rounds(ARTIFACTS / "pretrain" / "vae", parts, list(map(config.to_dict, settings.rounds)))
     for number, round_ in enumerate(settings.rounds):
         if rounds.done(number):
@@ -34,8 +33,7 @@ def main(c: config.Config) -> None:
         accelerator = make_accelerator(c.device, settings.precision)
 
         def images(step: int, number: int = number) -> np.ndarray:
-            rng = numpy_generator(c.seed, f"autoencoder images {number}", step)
-            return nouns.render(nouns.sample(settings.batch_size, rng))
+            return source.images(settings.batch_size, f"autoencoder images {number}", step)
 
         work = ARTIFACTS / "checkpoints" / f"vae-{number}"
         task = AutoencoderTask(model.train(), settings, round_)
@@ -45,7 +43,7 @@ def main(c: config.Config) -> None:
         )  # fmt: skip
         model = accelerator.unwrap_model(task.model).eval()
         task.ema.copy_to(model.parameters())
-        held = nouns.render(nouns.sample(c.pretrain.validation_size, numpy_generator(c.seed, "autoencoder validation")))
+        held = source.held_images(c.pretrain.validation_size, "autoencoder validation")
         set_scaling_factor(model, held)
         metrics = {"scaling_factor": model.config.scaling_factor, "mse": reconstruction_error(held, model)}
         with publish(rounds.result(number)) as out:

@@ -12,16 +12,15 @@ from ufogen import config
 from ufogen.base.autoencoder import reconstruction_error
 from ufogen.base.decoder import DecoderTask
 from ufogen.base.loading import load_part
-from ufogen.data.nouns import Nouns
+from ufogen.data.sources import open_source
 from ufogen.pipelines.stage import ARTIFACTS, publish, run
-from ufogen.randomness import numpy_generator
 from ufogen.training.checkpoint import Checkpoint, fingerprint
 from ufogen.training.loop import fit, make_accelerator
 
 
 def main(c: config.Config) -> None:
     """Write artifacts/pretrain/decoder: the autoencoder of the denoiser's last round with its decoder trained on."""
-    settings, nouns = c.pretrain.decoder, Nouns.load(c.data.node_modules)
+    settings, data = c.pretrain.decoder, open_source(c)
     torch.manual_seed(c.seed)
     number = c.pretrain.denoiser.rounds[-1].autoencoder_round
     source = ARTIFACTS / "pretrain" / "vae" / f"round-{number}"
@@ -29,7 +28,7 @@ def main(c: config.Config) -> None:
     task, accelerator = DecoderTask(model, settings), make_accelerator(c.device, "no")
 
     def images(step: int) -> np.ndarray:
-        return nouns.render(nouns.sample(settings.batch_size, numpy_generator(c.seed, "decoder images", step)))
+        return data.images(settings.batch_size, "decoder images", step)
 
     work = ARTIFACTS / "checkpoints" / "decoder"
     identity = fingerprint(c.seed, config.to_dict(settings), json.loads((source / "run.json").read_text()))
@@ -39,7 +38,7 @@ def main(c: config.Config) -> None:
     )  # fmt: skip
     task.ema.copy_to(task.trained)
     model = accelerator.unwrap_model(task.model).eval()
-    held = nouns.render(nouns.sample(c.pretrain.validation_size, numpy_generator(c.seed, "autoencoder validation")))
+    held = data.held_images(c.pretrain.validation_size, "autoencoder validation")
     metrics = {"scaling_factor": model.config.scaling_factor, "mse": reconstruction_error(held, model)}
     with publish(ARTIFACTS / "pretrain" / "decoder") as out:
         model.save_pretrained(out)

@@ -1,4 +1,4 @@
-"""Train the base's denoiser, in rounds, on pairs rendered and encoded as it goes.
+"""Train the base's denoiser, in rounds, on pairs rendered, or drawn from a folder, and encoded as it goes.
 
 Several processes: `torchrun --standalone --nproc_per_node 2 -m ufogen.pipelines.pretrain.denoiser`.
 With `pretrain.denoiser.resume` the last round goes on from a snapshot, with other images than it has seen.
@@ -21,15 +21,15 @@ from ufogen.base.denoiser import Chunk, Chunks, DenoiserTask, validation_loss
 from ufogen.base.loading import load_part
 from ufogen.base.models import build_denoiser, make_scheduler
 from ufogen.base.text import encode_text, load_text_encoder
-from ufogen.data.nouns import Nouns
-from ufogen.data.pairs import Pairs, make_pairs, redrawn
+from ufogen.data.pairs import Pairs
+from ufogen.data.sources import FolderSource, NounsSource, latent_factor, open_source
 from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
 from ufogen.pipelines.pretrain.progress import STATE, State, draw, load_snapshot, measure, save_snapshot
 from ufogen.pipelines.stage import ARTIFACTS, publish, run
 from ufogen.precision import DTYPES
-from ufogen.randomness import numpy_generator, torch_generator
-from ufogen.training.checkpoint import Checkpoint, Rounds, fingerprint
+from ufogen.randomness import torch_generator
+from ufogen.training.checkpoint import MAY_CHANGE, Checkpoint, Rounds, deciding, fingerprint
 from ufogen.training.loop import fit, make_accelerator
 
 VAE, SNAPSHOT = ARTIFACTS / "pretrain" / "vae", ARTIFACTS / "pretrain" / "next"
@@ -37,25 +37,28 @@ VAE, SNAPSHOT = ARTIFACTS / "pretrain" / "vae", ARTIFACTS / "pretrain" / "next"
 
 def main(c: config.Config) -> None:
     """Train on the latents of artifacts/pretrain/vae and write artifacts/pretrain/unet/round-N."""
-    settings = c.pretrain.denoiser
+    settings, data = c.pretrain.denoiser, open_source(c)
     torch.manual_seed(c.seed)
-    shared, autoencoder = config.to_dict(settings), config.to_dict(c.pretrain.autoencoder)
+    shared, autoencoder = deciding(settings), config.to_dict(c.pretrain.autoencoder)
     cards = [r | {"autoencoder": autoencoder["rounds"][: r["autoencoder_round"] + 1]} for r in shared.pop("rounds")]
-    rounds = Rounds(ARTIFACTS / "pretrain" / "unet", (c.seed, shared, autoencoder["channels"]), cards)
+    rounds = Rounds(ARTIFACTS / "pretrain" / "unet", (c.seed, shared, autoencoder["channels"], *data.identity), cards)
     if settings.resume:
         model, vae, state = load_snapshot(settings.resume)
-        train(c, model.train(), vae, state, len(cards) - 1, rounds)
+        train(c, data, model.train(), vae, state, len(cards) - 1, rounds)
         return
-    model = build_denoiser(settings, c.pretrain.autoencoder.latent_channels)
+    model = build_denoiser(settings, c.pretrain.autoencoder.latent_channels, data.side // latent_factor(c))
     for number, round_ in enumerate(settings.rounds):
         if rounds.done(number):
             model = load_part(UNet2DConditionModel, rounds.result(number), f"denoiser of round {number}")
         else:
             vae = load_part(AutoencoderKL, VAE / f"round-{round_.autoencoder_round}", "autoencoder of the denoiser")
-            train(c, model.train(), vae, State(), number, rounds)
+            train(c, data, model.train(), vae, State(), number, rounds)
 
 
-def train(c: config.Config, model: UNet2DConditionModel, vae: AutoencoderKL, state: State, number: int, rounds: Rounds) -> None:
+def train(
+    c: config.Config, data: NounsSource | FolderSource, model: UNet2DConditionModel, vae: AutoencoderKL, state: State,
+    number: int, rounds: Rounds,
+) -> None:  # fmt: skip
     """One round, on every process's own pairs. `state`: what an earlier stretch of it left."""
     settings, round_ = c.pretrain.denoiser, c.pretrain.denoiser.rounds[number]
     accelerator = make_accelerator(c.device, settings.precision)
@@ -63,7 +66,7 @@ def train(c: config.Config, model: UNet2DConditionModel, vae: AutoencoderKL, sta
     if round_.batch_size % processes:
         name = f"pretrain.denoiser.rounds[{number}].batch_size"
         raise UserError(f"parameter {name} is {round_.batch_size}; allowed: multiples of the {processes} processes")
-    source = Source(c, vae.to(accelerator.device).eval(), accelerator)
+    source = Source(c, data, vae.to(accelerator.device).eval(), accelerator)
     schedule = Schedule.from_scheduler(make_scheduler(round_.prediction_type))
     task = DenoiserTask(model, settings, round_, schedule, source.empty)
     task.ema.optimization_step = state.updates  # its horizon goes on growing
@@ -94,11 +97,12 @@ def train(c: config.Config, model: UNet2DConditionModel, vae: AutoencoderKL, sta
 
 
 class Source:
-    """Pairs, rendered and encoded: latents and prompt_embeds in half precision."""
+    """Pairs, encoded: latents and prompt_embeds in half precision."""
 
-    def __init__(self, c: config.Config, vae: AutoencoderKL, accelerator: Accelerator):
-        self.c, self.settings, self.vae, self.accelerator = c, c.pretrain.denoiser, vae, accelerator
-        self.nouns = Nouns.load(c.data.node_modules)
+    def __init__(
+        self, c: config.Config, data: NounsSource | FolderSource, vae: AutoencoderKL, accelerator: Accelerator
+    ):  # fmt: skip
+        self.c, self.settings, self.data, self.vae, self.accelerator = c, c.pretrain.denoiser, data, vae, accelerator
         encoder, self.tokenizer = load_text_encoder(self.settings.max_length)
         self.empty = encode_text([""], encoder, self.tokenizer)[0].float()
         self.encoder = encoder.to(accelerator.device, DTYPES[self.settings.precision])
@@ -107,10 +111,9 @@ class Source:
     def chunk(self, purpose: str, key: int) -> Chunk:
         """`chunk_size` captions, each with `images_per_caption` images that fit it."""
         began, s = time.perf_counter(), self.settings
-        pairs, latents = self.pairs(s.chunk_size, purpose, key), []
+        pairs, latents = self.data.pairs(s.chunk_size, purpose, key), []
         for i in range(s.images_per_caption):
-            rng = numpy_generator(self.c.seed, purpose + " redrawn", key, i)
-            images = self.nouns.render(redrawn(self.nouns, pairs, rng)) if i else pairs.images
+            images = self.data.others(pairs, purpose + " redrawn", key, i) if i else pairs.images
             latents.append(self.latents(images, purpose, key, *([i] if i else [])))
         chunk = Chunk(torch.cat(latents), self.prompt_embeds(pairs))
         if self.accelerator.is_main_process:
@@ -119,12 +122,8 @@ class Source:
 
     def validation(self) -> tuple[Chunk, Pairs]:
         """Held pairs, one image a caption."""
-        pairs = self.pairs(self.c.pretrain.validation_size, "denoiser validation")
+        pairs = self.data.held_pairs(self.c.pretrain.validation_size, "denoiser validation")
         return Chunk(self.latents(pairs.images, "denoiser validation", 0), self.prompt_embeds(pairs)), pairs
-
-    def pairs(self, n: int, purpose: str, key: int = 0) -> Pairs:
-        c = self.c
-        return make_pairs(self.nouns, n, c.seed, purpose, key, threads=c.threads, law=self.settings.captions)
 
     def latents(self, images: np.ndarray, purpose: str, *key: int) -> Tensor:
         rng = torch_generator(self.accelerator.device, self.c.seed, purpose, *key)
@@ -150,7 +149,7 @@ class Curve:
         self._held: tuple[Chunk, Pairs] | None = None
 
     def log(self, step: int, means: dict[str, float]) -> None:
-        self.loss = means["loss"]
+        self.loss = means.get("loss", float("nan"))
 
     def point(self, step: int) -> None:
         """Measure and write artifacts/pretrain/next, where a point is due; the other processes go on to the checkpoint."""
@@ -169,22 +168,30 @@ class Curve:
         """The curve up to here: from this run's own last snapshot, if it was stopped and continued too."""
         path = SNAPSHOT / STATE
         last = State(**json.loads(path.read_text())) if path.is_file() else self.before
-        known = last.curve if last.recipe == self.recipe else self.before.curve
+        known = last.curve if _deciding(last.recipe) == _deciding(self.recipe) else self.before.curve
         return [row for row in known if row["updates"] < updates]
 
     def measured(self, model: UNet2DConditionModel) -> dict[str, float]:
-        """Validation loss, and `pretrain.curve_size` images of the validation captions."""
+        """Validation loss and, of Nouns, what `pretrain.curve_size` images of the validation captions show."""
         if self._held is None:
             self._held = self.source.validation()
         (held, pairs), source, kind = self._held, self.source, self.round.prediction_type
         n = self.c.pretrain.curve_size
         loss = validation_loss(model, held, self.schedule, kind, self.c.seed)
+        if source.data.nouns is None:
+            return {"validation_loss": loss}
         rng = torch_generator("cpu", self.c.seed, "denoiser curve")
         half = type(model).from_config(model.config).to(DTYPES[source.settings.precision]).eval()
         half.load_state_dict(model.state_dict())
         images = draw(half, source.vae, held.prompt_embeds[:n], source.empty, kind, rng)
         few = pairs[:n]
-        return {"validation_loss": loss} | measure(images, few, source.nouns)
+        return {"validation_loss": loss} | measure(images, few, source.data.nouns)
+
+
+def _deciding(recipe: dict) -> dict:
+    """A snapshot's recipe without what may change in a run."""
+    free = MAY_CHANGE[config.Denoiser]
+    return recipe | {"denoiser": {key: value for key, value in recipe.get("denoiser", {}).items() if key not in free}}
 
 
 def averaged(task: DenoiserTask, accelerator: Accelerator) -> UNet2DConditionModel:
