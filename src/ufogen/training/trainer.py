@@ -4,11 +4,10 @@ in `diffusion/objective.py`; how a network lies on the processes, in `parallel.p
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from ufogen import config
@@ -17,9 +16,7 @@ from ufogen.diffusion.networks import Discriminator, Generator
 from ufogen.diffusion.objective import DiffusionGAN
 from ufogen.diffusion.schedule import Schedule
 from ufogen.randomness import Draws
-from ufogen.training.learning_rate import learning_rate, set_learning_rate
-from ufogen.training.optimizers import make_optimizer
-from ufogen.training.parallel import Parallel, make_parallel
+from ufogen.training.optimized import Optimized, means, micro_batches
 
 Generate = Callable[[Items, bool], tuple[Tensor, Tensor]]  # x'_0 and x'_s of a part, with or without a graph
 
@@ -52,13 +49,10 @@ class AdversarialTrainer:
         Raises `UserError` for settings that do not go with trainer.sharding.
         """
         self.accelerator, tr = accelerator, self.settings
-        self.g, self.d = (make_parallel(network, accelerator, tr) for network in (self.generator, self.discriminator))
-        self.ema = EMAModel(self.g.trained, decay=tr.ema_decay, foreach=True)
-        optimizer_g = make_optimizer(self.g.trained, tr.generator_learning_rate, tr)
-        optimizer_d = make_optimizer(self.d.trained, tr.discriminator_learning_rate, tr)
-        self.optimizer_g = self.g.prepare("generator", optimizer_g, ema=self.ema)
-        self.optimizer_d = self.d.prepare("discriminator", optimizer_d)
-        self.ema.to(self._ema_device)
+        self.of_g = Optimized("generator", self.generator, tr.generator_learning_rate, accelerator, tr, averaged=True)
+        self.of_d = Optimized("discriminator", self.discriminator, tr.discriminator_learning_rate, accelerator, tr)
+        self.g, self.d, self.ema = self.of_g.passes, self.of_d.passes, self.of_g.ema
+        self.optimizer_g, self.optimizer_d = self.of_g.optimizer, self.of_d.optimizer
         self.schedule.to(accelerator.device)
 
     def update(self, batch: EncodedBatch, step: int, draws: Draws) -> dict[str, Tensor]:
@@ -67,7 +61,8 @@ class AdversarialTrainer:
         With accumulation each step sums the gradients of several micro-batches. G's pass is then made twice, for D without
         a graph and again for G once D has moved, so that no more than one micro-batch's graph is ever held.
         """
-        self._set_learning_rates(step)
+        for trained in (self.of_g, self.of_d):
+            trained.begin(step, self.settings.updates)
         items = self.objective.draw(*batch.on(self.accelerator.device), draws)  # nothing in it depends on the division
         parts = items.split(self.settings.accumulation)
         generate = self._generate
@@ -86,23 +81,12 @@ class AdversarialTrainer:
         penalties = len(range(0, updates, o.r1_interval)) * ((o.r1_weight > 0) + (o.r2_weight > 0))
         return tr.batch_size * tr.accumulation * (updates * (of_g + 2 + 1) + penalties)
 
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[Generator | None]:
+    def averaged(self) -> contextlib.AbstractContextManager[Generator | None]:
         """The generator, which within the context has the averaged weights.
 
         Sharded, it is a whole copy on the main process and None on the others, and all processes must enter.
         """
-        self.ema.store(self.g.trained)
-        self.ema.copy_to(self.g.trained)
-        try:
-            with self.g.whole() as generator:
-                yield generator
-        finally:
-            self.ema.restore(self.g.trained)
-
-    @property
-    def _ema_device(self) -> torch.device | str:
-        return "cpu" if self.settings.ema_device == "cpu" else self.accelerator.device
+        return self.of_g.averaged()
 
     def _generate(self, part: Items, graph: bool) -> tuple[Tensor, Tensor]:
         """x'_0 and x'_s; with a graph, gradients reach G."""
@@ -111,9 +95,8 @@ class AdversarialTrainer:
 
     def _update_discriminator(self, parts: list[Items], generate: Generate, step: int) -> dict[str, Tensor]:
         penalized = self.objective.penalized(step)
-        self.optimizer_d.zero_grad()
         scalars = []
-        for part in _micro_batches(parts, self.d):
+        for part in micro_batches(parts, self.d):
             x_s_fake = generate(part, False)[1].detach()
             with self.d.twice_differentiable() if penalized else contextlib.nullcontext() as discriminator:
                 loss, found = self.objective.discriminator_loss(self.d, part, x_s_fake)
@@ -122,49 +105,22 @@ class AdversarialTrainer:
                     loss, found = loss + penalty, found | further
                 self.accelerator.backward(loss / len(parts))
             scalars.append(found)
-        self.d.take_gradients(self.settings.gradient_clip)
-        self.optimizer_d.step()
-        return _means(scalars)
+        self.of_d.step()
+        return means(scalars)
 
     def _update_generator(self, parts: list[Items], generate: Generate) -> dict[str, Tensor]:
-        self.optimizer_g.zero_grad()
         scalars, at_last = [], []
         with self.d.frozen() as discriminator:  # the backward pass too, where checkpointing passes D again
-            for part in _micro_batches(parts, self.g):
+            for part in micro_batches(parts, self.g):
                 x_0_fake, x_s_fake = generate(part, True)
                 loss, found = self.objective.generator_loss(discriminator, part, x_0_fake, x_s_fake)
                 self.accelerator.backward(loss / len(parts))
                 scalars.append(found)
                 at_last.append(x_0_fake.detach()[part.t == self.schedule.num_timesteps - 1])
                 del x_0_fake, x_s_fake, loss  # and with them the graph, before the next part's is made
-        self.g.take_gradients(self.settings.gradient_clip)
-        self.optimizer_g.step()
-        self.ema.to(self.accelerator.device)  # accelerate loads it on the CPU
-        self.ema.step(self.g.trained)
-        self.ema.to(self._ema_device)
-        means = _means(scalars)
+        self.of_g.step()
+        logged = means(scalars)
         # a generator whose one-step samples lose or gain variance is on its way to collapse or divergence
         if any(map(len, at_last)):
-            means["std_last"] = torch.cat(at_last).std()
-        return means
-
-    def _set_learning_rates(self, step: int) -> None:
-        tr = self.settings
-        for optimizer, peak in (
-            (self.optimizer_g, tr.generator_learning_rate),
-            (self.optimizer_d, tr.discriminator_learning_rate),
-        ):
-            set_learning_rate(optimizer, learning_rate(step, peak, tr.warmup, tr.updates, tr.decay))
-
-
-def _micro_batches(parts: list[Items], network: Parallel) -> Iterator[Items]:
-    """The parts one after another; processes exchange the gradients of `network` at the last one alone."""
-    for part in parts[:-1]:
-        with network.more_to_come():
-            yield part
-    yield parts[-1]
-
-
-def _means(scalars: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of each scalar over micro-batches of one size."""
-    return {name: sum(part[name] for part in scalars) / len(scalars) for name in scalars[0]}
+            logged["std_last"] = torch.cat(at_last).std()
+        return logged
