@@ -11,7 +11,8 @@ from tests.settings import make_distillation
 from ufogen.base.models import make_scheduler
 from ufogen.diffusion.networks import Generator
 from ufogen.diffusion.sampling import sample_generator
-from ufogen.distillation.consistency import boundary_scalings, consistency_function, pseudo_huber
+from ufogen.distillation.boundary import boundary_scalings, consistency_function
+from ufogen.distillation.consistency import pseudo_huber
 from ufogen.distillation.method import Networks
 from ufogen.distillation.methods import make_method
 from ufogen.errors import UserError

@@ -1,4 +1,7 @@
-"""The methods by their settings. Another one is a file here, its section in schema/distillation.py and its YAML file."""
+"""The methods by name. Another one is a file here of that name, its section in schema/distillation.py and its YAML file.
+
+A method's file imports no other's, so that an arm's result outlives a new method.
+"""
 
 from __future__ import annotations
 

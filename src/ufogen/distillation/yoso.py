@@ -26,7 +26,7 @@ from ufogen.diffusion import losses
 from ufogen.diffusion.networks import Discriminator
 from ufogen.diffusion.objective import Loss, Network
 from ufogen.diffusion.schedule import Schedule
-from ufogen.distillation.consistency import consistency_function
+from ufogen.distillation.boundary import consistency_function
 from ufogen.distillation.method import Method, Networks
 from ufogen.randomness import Draws
 
