@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from ufogen.figures.style import COLOURS, plt, save_figure
+from ufogen.figures.style import COLOURS, plain_ticks, plt, save_figure
 
 METRICS = {
     "residual": "distance to real characters, grey levels (lower is better)",
@@ -58,11 +57,9 @@ def quality_against_latency(results: pd.DataFrame, names: dict[str, str], path: 
             x, y = some["seconds_per_image"], some[metric]
             bars = [y - some[f"{metric}_low"], some[f"{metric}_high"] - y]
             axis.errorbar(x, y, bars, color=colours[name], marker=marker, ms=5, lw=1.1, elinewidth=0.8, label=names[name])
-            for row in some.itertuples():
-                place = (row.seconds_per_image, getattr(row, metric))
-                axis.annotate(
-                    f"{row.steps:g}", place, (5, 4), textcoords="offset points", fontsize=7, color=colours[name]
-                )  # fmt: skip
+        for (seconds, steps), some in points.groupby(["seconds_per_image", "steps"]):  # once, above all that take as long
+            place = (seconds, some[f"{metric}_high"].max())
+            axis.annotate(f"{steps:g}", place, (0, 6), textcoords="offset points", ha="center", fontsize=7, color="#444444")
         front = points[pareto_front(points[["seconds_per_image", metric]].to_numpy())].sort_values("seconds_per_image")
         axis.plot(
             front["seconds_per_image"], front[metric], color="#888888", ls="--", lw=1, zorder=0, drawstyle="steps-post",
@@ -70,9 +67,9 @@ def quality_against_latency(results: pd.DataFrame, names: dict[str, str], path: 
         )  # fmt: skip
         axis.set_xscale("log")
         axis.set_yscale("log" if (points[f"{metric}_low"] > 0).all() else "symlog")
-        for each in (axis.xaxis, axis.yaxis):
-            each.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            each.set_minor_formatter(NullFormatter())
+        plain_ticks(axis.xaxis)
+        if axis.get_yscale() == "log":
+            plain_ticks(axis.yaxis)
         axis.set_title(title, loc="left")
     figure.supxlabel("seconds an image, text to pixels (numbers: sampling steps; bars: lowest and highest seed)", fontsize=9)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
