@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup repro ablations test test-core test-rest smoke lint clean
+.PHONY: help setup repro ablations comparison test test-core test-rest smoke lint clean
 
 # The first of these that is Python 3.11 or newer and can make a virtual environment.
 PYTHON ?= $(shell for p in python3.11 python3; do \
@@ -25,6 +25,12 @@ ablations: setup ## run the ablation study (about two hours): every arm, the tab
 	@$(ENTER) .venv/bin/python -m dvc repro pipelines/ablations/dvc.yaml:sets
 	@$(ENTER) .venv/bin/python -m ufogen.pipelines.ablations.run_all
 	@$(ENTER) .venv/bin/python -m dvc repro pipelines/ablations/dvc.yaml
+
+comparison: setup ## train and measure every method beside UFOGen at equal U-Net evaluations: table, figures
+	@$(ENTER) .venv/bin/python -m ufogen.compose $(OVERRIDES)
+	@$(ENTER) .venv/bin/python -m dvc repro encode
+	@$(ENTER) .venv/bin/python -m ufogen.pipelines.comparison.run_all
+	@$(ENTER) .venv/bin/python -m dvc repro pipelines/comparison/dvc.yaml
 
 test: setup ## run all tests
 	@$(PYTEST) -n 2 --dist loadfile

@@ -7,10 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ufogen import config
 from ufogen.precision import resolved
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
+COMPARED = Path(__file__).parents[1] / "pipelines/comparison/arms.yaml"
 # UFOGen at the paper's step size, with nothing of what this repository adds to it
 PLAIN = {
     "reconstruction_weight": 1.0, "step_size": 250, "step_size_max": 0, "timesteps": "grid", "minimum_timestep": 0,
@@ -36,6 +39,11 @@ def make_objective(**changes: Any) -> config.Objective:
 
 def make_trainer(**changes: Any) -> config.Trainer:
     return configured(trainer=changes).trainer
+
+
+def make_distillation(method: str, **changes: Any) -> config.Distillation:
+    """A method's settings as the comparison has them, with changes."""
+    return config.build_distillation(yaml.safe_load(COMPARED.read_text())["arms"][method]["distillation"] | changes)
 
 
 def make_data(**changes: Any) -> config.Data:

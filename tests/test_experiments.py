@@ -15,7 +15,9 @@ from omegaconf import OmegaConf
 from ufogen import compose as compose_stage
 from ufogen import config
 from ufogen.diffusion.sampling import SOLVERS
+from ufogen.distillation.methods import METHODS
 from ufogen.errors import UserError
+from ufogen.schema.distillation import SECTIONS
 from ufogen.schema.kinds import Solver
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +45,56 @@ def test_committed_arms_are_the_compositions_of_experiments_ablation(monkeypatch
     committed = yaml.safe_load((ROOT / "pipelines/ablations/arms.yaml").read_text())
     assert committed == compose_stage.arms([])
     assert set(committed["arms"]) == {path.stem for path in (ROOT / "experiments/ablation").glob("*.yaml")}
+
+
+def test_committed_methods_are_the_compositions_of_experiments_distillation(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    committed = yaml.safe_load((ROOT / "pipelines/comparison/arms.yaml").read_text())
+    assert committed == compose_stage.compared([])
+    assert set(committed["arms"]) == {path.stem for path in (ROOT / "experiments/distillation").glob("*.yaml")}
+    for name, arm in committed["arms"].items():
+        assert ("objective" in arm) != ("distillation" in arm), name
+        assert set(arm) - {"objective", "distillation"} == {"description", "seeds", "steps", "trainer"}, name
+        config.build(config.Trainer, arm["trainer"])
+    assert {arm["distillation"]["method"] for arm in committed["arms"].values() if "distillation" in arm} == set(METHODS)
+
+
+def test_methods_of_the_schema_are_those_that_can_be_trained():
+    assert set(METHODS) == set(SECTIONS)
+    for name in METHODS:
+        tree = composed(f"+distillation={name}")["distillation"]
+        assert config.build_distillation(tree).method == name
+
+
+def test_every_setting_of_a_distillation_says_where_it_is_from():
+    for name in METHODS:
+        lines = (ROOT / f"experiments/distillation/{name}.yaml").read_text().split("\ndistillation:\n")[1].splitlines()
+        values = [line for line in lines if re.match(r"  \w+: \S", line) and not line.startswith("  method:")]
+        sources = ("paper", "authors' code", "diffusers", "ours", "as above")
+        assert values and [line for line in values if not any(source in line.partition("#")[2] for source in sources)] == []
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"method": "nosuch"}, "parameter distillation.method is 'nosuch'; allowed: progressive, consistency, dmd2, yoso"),
+        ({"method": "consistency", "skipping_step": 20}, "parameter distillation.huber_c is missing; allowed: a number, 0 or"),
+        ({"method": "consistency", "k": 20}, "unknown parameter distillation.k; allowed in distillation are method, skipping"),
+    ],
+)
+def test_settings_that_are_no_methods_are_one_line(tree, message):
+    with pytest.raises(UserError) as error:
+        config.build_distillation(tree, "distillation.")
+    assert str(error.value).startswith(message)
+
+
+def test_the_gan_alone_has_no_reconstruction_and_sees_pure_noise_and_clean_data():
+    ufogen, gan = composed()["objective"], composed("objective=gan")["objective"]
+    differing = {key for key in ufogen if ufogen[key] != gan[key]}
+    assert gan["reconstruction"] == "none" and gan["step_size"] == 1000 and gan["timesteps"] == "grid"
+    assert differing <= {
+        "reconstruction", "step_size", "step_size_max", "timesteps", "minimum_timestep", "entry_share",
+    }  # fmt: skip
 
 
 def test_arms_differ_from_ufogen_in_what_their_file_says_and_in_nothing_else():
@@ -85,7 +137,7 @@ def test_arms_are_runs_by_name_with_any_number_of_seeds(tmp_path, monkeypatch: p
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("objective=nosuch", "parameter objective is 'nosuch'; allowed: author_code, ddgan, siddm, ufogen"),
+        ("objective=nosuch", "parameter objective is 'nosuch'; allowed: author_code, ddgan, gan, siddm, ufogen"),
         ("profile=nosuch", "parameter profile is 'nosuch'; allowed: clipart, cpu, gpu, sd15, smoke"),
         ("objectve=siddm", "unknown parameter objectve; allowed in the file are seed, device, "),
         ("objective.gama=snr", "unknown parameter objective.gama; allowed in objective are parameterization, "),

@@ -17,13 +17,15 @@ from transformers import (
 )
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from tests.settings import make_objective, make_trainer
+from tests.settings import make_distillation, make_objective, make_trainer
 from ufogen import config
 from ufogen.base.architectures import ARCHITECTURES
 from ufogen.base.models import make_scheduler
 from ufogen.diffusion.batch import EncodedBatch
-from ufogen.diffusion.networks import make_networks
+from ufogen.diffusion.networks import Generator, make_networks
 from ufogen.diffusion.schedule import Schedule
+from ufogen.distillation.methods import make_method
+from ufogen.training.distiller import Distiller
 from ufogen.training.lora import add_lora
 from ufogen.training.trainer import AdversarialTrainer
 
@@ -90,6 +92,17 @@ def task(
         if rank:
             add_lora(network, rank)
     return AdversarialTrainer(generator, discriminator, schedule(), objective, trainer(**changes))
+
+
+def distiller(method: str, seed: int = 0, settings: dict | None = None, guidance: float = 2.0, **changes) -> Distiller:
+    """A distillation on tiny networks from one base; `seed` is of the student, `changes` go to the trainer's settings."""
+    noise = schedule()
+    made = make_method(make_distillation(method, **settings or {}), noise, "v_prediction")
+    student, teacher = (Generator(unet(each), noise, "v_prediction") for each in (seed, 0))
+    torch.manual_seed(0)
+    task = Distiller(made, student, teacher, {"prompt_embeds": prompt_embeds(1, seed=9)}, guidance, trainer(**changes))
+    student.train()
+    return task
 
 
 def pipeline(seed: int = 0) -> StableDiffusionPipeline:

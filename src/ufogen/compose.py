@@ -1,4 +1,4 @@
-"""Compose experiments/ into what the stages read: params.yaml, and pipelines/ablations/arms.yaml from experiments/ablation.
+"""Compose experiments/ into what the stages read: params.yaml, and the arms of both studies, pipelines/*/arms.yaml.
 
 `python -m ufogen.compose [OVERRIDE ...]`, for example `profile=gpu`.
 """
@@ -21,7 +21,7 @@ from ufogen.files import write_whole
 
 EXPERIMENTS = Path("experiments")
 ALLOWED = "KEY=VALUE, as in profile=gpu or trainer.updates=100"
-HEADER = "# Written by `python -m ufogen.compose` from experiments/ablation: one file an arm, one run a seed.\n"
+HEADER = "# Written by `python -m ufogen.compose` from experiments/{}: one file an arm, one run a seed.\n"
 
 
 def parameters(overrides: list[str]) -> dict:
@@ -44,20 +44,40 @@ def arms(overrides: list[str]) -> dict:
     for path in sorted((EXPERIMENTS / "ablation").glob("[!.]*.yaml")):
         tree = parameters([*overrides, f"+ablation={path.stem}"])
         found[path.stem] = tree["ablation"] | {"objective": tree["objective"], "trainer": tree["trainer"]}
+    return _with_runs(found)
+
+
+def compared(overrides: list[str]) -> dict:
+    """What pipelines/comparison/arms.yaml holds, as `arms`: each has a trainer, and an objective or a distillation."""
+    found = {}
+    for path in sorted((EXPERIMENTS / "distillation").glob("*.yaml")):
+        tree = parameters([*overrides, f"+distillation={path.stem}"])
+        kind = "distillation" if "distillation" in tree else "objective"
+        found[path.stem] = tree["compared"] | {kind: tree[kind], "trainer": tree["trainer"]}
+    return _with_runs(found)
+
+
+def _with_runs(found: dict[str, dict]) -> dict:
     runs = [(-arm["seeds"], seed, name) for name, arm in found.items() for seed in range(arm["seeds"])]
     return {"runs": {f"{name}-{seed}": {"arm": name, "seed": seed} for _, seed, name in sorted(runs)}, "arms": found}
 
 
 def main(overrides: list[str]) -> None:
-    """Write both files. Raises `UserError`, before anything is written, for a value that the schema does not allow."""
+    """Write the files. Raises `UserError`, before anything is written, for a value that the schema does not allow."""
     values = parameters(overrides)
     config.build(config.Config, values)
-    found = arms(overrides)
-    for name, arm in found["arms"].items():
-        config.build(config.Objective, arm["objective"], f"arms.{name}.objective.")
-        config.build(config.Trainer, arm["trainer"], f"arms.{name}.trainer.")
+    studies = {("ablations", "ablation"): arms(overrides), ("comparison", "distillation"): compared(overrides)}
+    for found in studies.values():
+        for name, arm in found["arms"].items():
+            if "objective" in arm:
+                config.build(config.Objective, arm["objective"], f"arms.{name}.objective.")
+            if "distillation" in arm:
+                config.build_distillation(arm["distillation"], f"arms.{name}.distillation.")
+            config.build(config.Trainer, arm["trainer"], f"arms.{name}.trainer.")
     write_whole(Path("params.yaml"), OmegaConf.to_yaml(OmegaConf.create(values)).encode())
-    write_whole(Path("pipelines/ablations/arms.yaml"), (HEADER + OmegaConf.to_yaml(OmegaConf.create(found))).encode())
+    for (study, group), found in studies.items():
+        text = HEADER.format(group) + OmegaConf.to_yaml(OmegaConf.create(found))
+        write_whole(Path(f"pipelines/{study}/arms.yaml"), text.encode())
 
 
 def _line(error: Exception, overrides: list[str]) -> str:

@@ -20,6 +20,12 @@ from ufogen.schema.chain import Evaluation as Evaluation
 from ufogen.schema.chain import Objective as Objective
 from ufogen.schema.chain import Sampler as Sampler
 from ufogen.schema.chain import Trainer as Trainer
+from ufogen.schema.distillation import DMD2 as DMD2
+from ufogen.schema.distillation import SECTIONS
+from ufogen.schema.distillation import YOSO as YOSO
+from ufogen.schema.distillation import Consistency as Consistency
+from ufogen.schema.distillation import Distillation as Distillation
+from ufogen.schema.distillation import Progressive as Progressive
 from ufogen.schema.kinds import CocoSplit as CocoSplit
 from ufogen.schema.kinds import Heads as Heads
 from ufogen.schema.kinds import Refused as Refused
@@ -34,6 +40,7 @@ from ufogen.schema.studies import Ablations as Ablations
 from ufogen.schema.studies import Applications as Applications
 from ufogen.schema.studies import Coco as Coco
 from ufogen.schema.studies import CocoSize as CocoSize
+from ufogen.schema.studies import Comparison as Comparison
 from ufogen.schema.studies import ControlTraining as ControlTraining
 from ufogen.schema.studies import Release as Release
 from ufogen.schema.studies import Toy as Toy
@@ -74,6 +81,14 @@ def build(kind: type[T], tree: Any, prefix: str = "") -> T:
     except ValidationError as error:
         first = min(error.errors(include_url=False), key=lambda found: SAID_FIRST.get(found["type"], 1))
         raise UserError(_line(kind, first, prefix)) from error
+
+
+def build_distillation(tree: dict, prefix: str = "") -> Distillation:
+    """The section of the method that the tree names. Raises `UserError` as `build` does."""
+    method = tree.get("method")
+    if method not in SECTIONS:
+        raise UserError(f"parameter {prefix}method is {method!r}; allowed: {', '.join(SECTIONS)}")
+    return build(SECTIONS[method], tree, prefix)
 
 
 def check_timesteps(objective: Objective, timesteps: int) -> None:

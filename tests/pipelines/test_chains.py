@@ -19,6 +19,7 @@ from tests.folder_files import save
 from tests.shard_files import Pair, write_shard
 from ufogen.pipelines.ablations import run as ablation
 from ufogen.pipelines.ablations.paths import ARMS, CHAIN
+from ufogen.pipelines.comparison import paths as comparison
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,8 +28,9 @@ def test_every_chain_parses_and_all_of_them_make_one_graph():
     with Repo(str(ROOT)) as repo:
         repo.index.check_graph()
         found = {f"{stage.path_in_repo}:{stage.name}" for stage in repo.index.stages}
-    runs = yaml.safe_load((ROOT / ARMS).read_text())["runs"]
-    assert {f"{CHAIN}:run@{name}" for name in runs} <= found
+    for chain, arms in ((CHAIN, ARMS), (comparison.CHAIN, comparison.ARMS)):
+        runs = yaml.safe_load((ROOT / arms).read_text())["runs"]
+        assert {f"{chain}:run@{name}" for name in runs} <= found
     chains = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pipelines").glob("*/dvc.yaml")} | {"dvc.yaml"}
     assert {name.split(":")[0] for name in found} == chains
 

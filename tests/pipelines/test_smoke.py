@@ -192,3 +192,31 @@ def test_an_arm_of_the_ablation_study_is_one_yaml_file(reproduced: Path):
     assert "up to date" in done.stdout
     again = command(reproduced, "ufogen.pipelines.ablations.run", "ablations.arm=mine")
     assert "already there" in again.stdout
+
+
+def test_a_method_of_the_comparison_is_one_yaml_file_and_finished_ones_stand(reproduced: Path):
+    """Every method with one seed through the same DVC file as the whole comparison, then another arm beside them."""
+    folder = reproduced / "experiments/distillation"
+    for path in folder.glob("*.yaml"):
+        path.write_text(path.read_text().replace("seeds: 3", "seeds: 1"))
+    command(reproduced, "ufogen.compose", "profile=smoke", "device=cpu", "threads=1")
+    command(reproduced, "ufogen.pipelines.comparison.run_all", "processes=1")
+    command(reproduced, "dvc", "repro", "pipelines/comparison/dvc.yaml")
+
+    with (reproduced / "paper/results/comparison.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["named"] == "all"]
+    trained = {row["method"]: row for row in rows if row["training_unet_evaluations"]}
+    assert set(trained) == {path.stem for path in folder.glob("*.yaml")}
+    assert all(0.8 * 240 < int(row["training_unet_evaluations"]) <= 240 for row in trained.values())
+    assert all(float(row["training_seconds"]) > 0 and int(row["peak_memory_mib"]) > 100 for row in trained.values())
+    assert all(np.isfinite(float(row["kid_lite0"])) and float(row["residual"]) > 0 for row in rows)
+    assert all(float(row["seconds_per_image"]) > 0 for row in rows if row["method"] != "real")
+    assert {row["steps"] for row in rows if row["method"] == "progressive"} == {"1", "2", "4"}
+    assert len(list((reproduced / "paper/comparison").glob("*.png"))) == 2
+    assert "up to date" in command(reproduced, "dvc", "repro", "pipelines/comparison/dvc.yaml").stdout
+
+    text = (folder / "consistency.yaml").read_text()
+    (folder / "longer.yaml").write_text(text.replace("skipping_step: 20", "skipping_step: 50"))
+    command(reproduced, "ufogen.compose", "profile=smoke", "device=cpu", "threads=1")
+    done = command(reproduced, "dvc", "repro", "pipelines/comparison/dvc.yaml").stdout
+    assert "run@longer-0" in done and "run@dmd2-0' didn't change, skipping" in done

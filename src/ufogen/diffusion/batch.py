@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -43,8 +46,13 @@ class Items:
 
     def split(self, n: int) -> list[Items]:
         """n parts of b / n items."""
-        values = (getattr(self, field.name) for field in fields(self))
-        return [Items(*part) for part in zip(*(_parts(value, n) for value in values), strict=True)]
+        return split(self, n)
+
+
+def split(items: T, n: int) -> list[T]:
+    """n parts of b / n items of a dataclass whose fields are tensors (b, ...) or dictionaries of them."""
+    values = (getattr(items, field.name) for field in fields(items))
+    return [type(items)(*part) for part in zip(*(_parts(value, n) for value in values), strict=True)]
 
 
 def _parts(value: Tensor | dict[str, Tensor], n: int) -> list:

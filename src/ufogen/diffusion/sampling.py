@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -38,16 +39,18 @@ def sample_generator(
     rng: torch.Generator | None = None,
     parameterization: str = "forward",
     pooled_prompt_embeds: Tensor | None = None,
+    timesteps: Sequence[int] | None = None,
 ) -> Tensor:
     """x_0 from x_T = `noise` (n, c, h, w) and token states (n, tokens, width), for SDXL also pooled states (n, p).
 
     One step returns G(x_T, T). With more, x_s of the next timestep is drawn with fresh noise from `rng` as the method was
     trained: q(x_s|x'_0) for `forward` (UFOGen), q(x_s|x_t, x'_0) for `posterior` (DDGAN, SIDDM).
-    No guidance: each step is one pass.
+    No guidance: each step is one pass. `timesteps` are others than those of `step_timesteps`, in falling order.
     """
     caption = {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled_prompt_embeds}
     x_t, dtype = noise, torch.promote_types(noise.dtype, torch.float32)
-    for t, s in pairwise([*step_timesteps(steps, schedule.num_timesteps), CLEAN]):
+    at = step_timesteps(steps, schedule.num_timesteps) if timesteps is None else timesteps
+    for t, s in pairwise([*at, CLEAN]):
         fresh = torch.zeros_like(noise)
         if s != CLEAN:
             fresh = torch.randn(noise.shape, generator=rng, device=noise.device, dtype=dtype)

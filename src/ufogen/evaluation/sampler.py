@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,7 +25,7 @@ from ufogen.randomness import torch_generator
 class Method:
     """A row of the comparison."""
 
-    method: str  # ufogen or base
+    method: str  # ufogen, base, or another that is compared with them
     sampler: str  # renoise, or a solver of the base
     steps: int
     guidance: float = 0.0
@@ -64,9 +64,15 @@ class Sampler:
         generator: nn.Module | None = None,
         parameterization: str = "forward",
         entry: int = 0,
+        timesteps: Callable[[int], Sequence[int]] | None = None,
     ):
-        """entry: the timestep that pure noise enters the generator under; 0: the base's last."""
+        """A sampler of a base and a generator.
+
+        entry: the timestep that pure noise enters the generator under; 0: the base's last.
+        timesteps: of as many steps, where the generator's are others than `sampling.step_timesteps`.
+        """
         self.base, self.device, self.generator, self.parameterization = base, device, generator, parameterization
+        self.timesteps = timesteps
         self.schedule = Schedule.from_scheduler(base.scheduler).until(entry).to(device)
 
     @classmethod
@@ -121,10 +127,11 @@ class Sampler:
         fresh: source of the noise between the generator's steps.
         network: takes the place of the method's own, as an average or a network under control does.
         """
-        if method.method == "ufogen":
+        if method.sampler == "renoise":
             return sample_generator(
                 self.generator if network is None else network, noise, text.prompt_embeds, self.schedule, method.steps, fresh,
                 self.parameterization, pooled_prompt_embeds=text.pooled_prompt_embeds,
+                timesteps=None if self.timesteps is None else self.timesteps(method.steps),
             )  # fmt: skip
         return sample_base(
             self.base.unet if network is None else network, noise, text.prompt_embeds, self.empty.prompt_embeds[0],

@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.axis import Axis
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ufogen.evaluation.coverage import expected_distinct, part_shares
-from ufogen.figures.style import COLOURS, plt, save_figure
+from ufogen.figures.style import COLOURS, plain_ticks, plt, save_figure
 
 # (method, sampler): label, colour, marker and where the number of steps stands beside a point (points)
 SERIES = {
@@ -72,7 +70,7 @@ def quality_against_time(results: pd.DataFrame, path: Path) -> None:
     _scale(axis, results, "kid_lite0")
     axis.set_xscale("log")
     axis.margins(x=0.08)
-    _plain_ticks(axis.xaxis)
+    plain_ticks(axis.xaxis)
     axis.set_xlabel("seconds an image, text to pixels (numbers: sampling steps)")
     axis.set_title(METRICS["kid_lite0"], loc="left")
     _legend(figure, axis, columns=2)
@@ -142,17 +140,10 @@ def _scale(axis: plt.Axes, results: pd.DataFrame, metric: str) -> None:
     threshold = results[metric][(results[metric] > 0) & (results["sampler"] != "none")].min()
     if lowest >= threshold / 30:
         axis.set_yscale("log")
-        _plain_ticks(axis.yaxis)
+        plain_ticks(axis.yaxis)
     elif threshold > 0:
         axis.set_yscale("symlog", linthresh=threshold)
         axis.set_ylim(bottom=min(-threshold / 2, 2 * lowest))
-
-
-def _plain_ticks(axis: Axis) -> None:
-    """1, 2, 5, 10 ... and no powers of ten."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _legend(figure: plt.Figure, axis: plt.Axes, columns: int = 5) -> None:

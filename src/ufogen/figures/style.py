@@ -8,6 +8,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axis import Axis
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 COLOURS = {"ufogen": "#c8102e", "ddim": "#1f5fa8", "dpm++": "#3a9c78", "real": "#444444"}
 DPI = 160
@@ -24,6 +26,13 @@ plt.rcParams.update(
         "savefig.bbox": "tight",
     }
 )
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Of a logarithmic axis 1, 2, 5, 10 ... and no powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def save_figure(figure: plt.Figure, path: Path) -> None:

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from ufogen.schema.chain import Base, Data, Evaluation, Objective, Sampler, Trainer
 from ufogen.schema.kinds import SECTION, Count, Device, Whole
 from ufogen.schema.pretrain import Pretrain
-from ufogen.schema.studies import Ablations, Applications, Coco, Release, Toy
+from ufogen.schema.studies import Ablations, Applications, Coco, Comparison, Release, Toy
 
 
 @dataclass(config=SECTION)
@@ -32,5 +32,6 @@ class Config:
     applications: Applications
     toy: Toy
     ablations: Ablations
+    comparison: Comparison
     coco: Coco
     release: Release

@@ -51,6 +51,17 @@ class Release:
 
 
 @dataclass(config=SECTION)
+class Comparison:
+    """The methods beside UFOGen, each with the same number of U-Net evaluations in training (pipelines/comparison/dvc.yaml)."""
+
+    arm: Text  # a file of experiments/distillation
+    unet_evaluations: Count  # forward passes of an item in the training of every arm, its teacher's included
+    evaluation_size: Count  # prompts of the evaluation set
+    heldout_size: Count  # of the prompts whose pairs of head and glasses no training image has
+    pictures: Count  # kept of each arm
+
+
+@dataclass(config=SECTION)
 class CocoSize:
     """Prompts of a split, and samples of each method; the published numbers are of these."""
 

@@ -4,11 +4,10 @@ in `diffusion/objective.py`; how a network lies on the processes, in `parallel.p
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from ufogen import config
@@ -18,9 +17,7 @@ from ufogen.diffusion.objective import DiffusionGAN
 from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
 from ufogen.randomness import Draws
-from ufogen.training.learning_rate import learning_rate, set_learning_rate
-from ufogen.training.optimizers import make_optimizer, skipped, step_where_finite
-from ufogen.training.parallel import Parallel, make_parallel
+from ufogen.training.optimized import Optimized, means, micro_batches
 
 Generate = Callable[[Items, bool], tuple[Tensor, Tensor]]  # x'_0 and x'_s of a part, with or without a graph
 
@@ -54,13 +51,16 @@ class AdversarialTrainer:
         Raises `UserError` for settings that do not go with trainer.sharding.
         """
         self.accelerator, tr = accelerator, self.settings
-        self.g, self.d = (make_parallel(network, accelerator, tr) for network in (self.generator, self.discriminator))
-        self.ema = EMAModel(self.g.trained, decay=tr.ema_decay, foreach=True)
-        optimizer_g = make_optimizer(self.g.trained, tr.generator_learning_rate, tr)
-        optimizer_d = make_optimizer(self.d.trained, tr.discriminator_learning_rate, tr)
-        self.optimizer_g = self.g.prepare("generator", optimizer_g, ema=self.ema)
-        self.optimizer_d = self.d.prepare("discriminator", optimizer_d)
-        self.ema.to(self._ema_device)
+        rates = {"generator": tr.generator_learning_rate, "discriminator": tr.discriminator_learning_rate}
+        self.of_g, self.of_d = (
+            Optimized(name, network, rates[name], warmup, accelerator, tr, averaged=network is self.generator)
+            for name, network, warmup in (
+                ("generator", self.generator, tr.generator_warmup),
+                ("discriminator", self.discriminator, tr.warmup),
+            )
+        )
+        self.g, self.d, self.ema = self.of_g.passes, self.of_d.passes, self.of_g.ema
+        self.optimizer_g, self.optimizer_d = self.of_g.optimizer, self.of_d.optimizer
         self.schedule.to(accelerator.device)
 
     def update(self, batch: EncodedBatch, step: int, draws: Draws) -> dict[str, Tensor]:
@@ -70,8 +70,10 @@ class AdversarialTrainer:
         With accumulation each step sums the gradients of several micro-batches. G's pass is then made twice, for D without
         a graph and again for G once D has moved, so that no more than one micro-batch's graph is ever held.
         """
-        self._set_learning_rates(step)
-        moves = step >= self.settings.discriminator_first  # G does
+        first, updates = self.settings.discriminator_first, self.settings.updates
+        moves = step >= first  # G does
+        self.of_d.begin(step, updates)
+        self.of_g.begin(max(step - first, 0), updates - first)
         items = self.objective.draw(*batch.on(self.accelerator.device), draws)  # nothing in it depends on the division
         parts = items.split(self.settings.accumulation)
         generate = self._generate
@@ -92,23 +94,12 @@ class AdversarialTrainer:
         moves = max(updates - tr.discriminator_first, 0)
         return tr.batch_size * tr.accumulation * (updates * (1 + 2) + moves * of_g + penalties)
 
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[Generator | None]:
+    def averaged(self) -> contextlib.AbstractContextManager[Generator | None]:
         """The generator, which within the context has the averaged weights.
 
         Sharded, it is a whole copy on the main process and None on the others, and all processes must enter.
         """
-        self.ema.store(self.g.trained)
-        self.ema.copy_to(self.g.trained)
-        try:
-            with self.g.whole() as generator:
-                yield generator
-        finally:
-            self.ema.restore(self.g.trained)
-
-    @property
-    def _ema_device(self) -> torch.device | str:
-        return "cpu" if self.settings.ema_device == "cpu" else self.accelerator.device
+        return self.of_g.averaged()
 
     def _generate(self, part: Items, graph: bool) -> tuple[Tensor, Tensor]:
         """x'_0 and x'_s; with a graph, gradients reach G."""
@@ -117,9 +108,8 @@ class AdversarialTrainer:
 
     def _update_discriminator(self, parts: list[Items], generate: Generate, step: int) -> dict[str, Tensor]:
         penalized = self.objective.penalized(step)
-        self.optimizer_d.zero_grad()
         scalars = []
-        for part in _micro_batches(parts, self.d):
+        for part in micro_batches(parts, self.d):
             x_s_fake = generate(part, False)[1].detach()
             with self.d.twice_differentiable() if penalized else contextlib.nullcontext() as discriminator:
                 loss, found = self.objective.discriminator_loss(self.d, part, x_s_fake)
@@ -128,38 +118,23 @@ class AdversarialTrainer:
                     loss, found = loss + penalty, found | further
                 self.accelerator.backward(loss / len(parts))
             scalars.append(found)
-        done = step_where_finite(self.optimizer_d, self.d.take_gradients(self.settings.gradient_clip))
-        return _means(scalars) | skipped(done)
+        return means(scalars) | self.of_d.step()
 
     def _update_generator(self, parts: list[Items], generate: Generate) -> dict[str, Tensor]:
-        self.optimizer_g.zero_grad()
         scalars, at_last = [], []
         with self.d.frozen() as discriminator:  # the backward pass too, where checkpointing passes D again
-            for part in _micro_batches(parts, self.g):
+            for part in micro_batches(parts, self.g):
                 x_0_fake, x_s_fake = generate(part, True)
                 loss, found = self.objective.generator_loss(discriminator, part, x_0_fake, x_s_fake)
                 self.accelerator.backward(loss / len(parts))
                 scalars.append(found)
                 at_last.append(x_0_fake.detach()[part.t == self.schedule.num_timesteps - 1])
                 del x_0_fake, x_s_fake, loss  # and with them the graph, before the next part's is made
-        done = step_where_finite(self.optimizer_g, self.g.take_gradients(self.settings.gradient_clip))
-        if done:
-            self.ema.to(self.accelerator.device)  # accelerate loads it on the CPU
-            self.ema.step(self.g.trained)
-            self.ema.to(self._ema_device)
-        means = _means(scalars) | skipped(done)
+        logged = means(scalars) | self.of_g.step()
         # a generator whose one-step samples lose or gain variance is on its way to collapse or divergence
         if any(map(len, at_last)):
-            means["std_last"] = torch.cat(at_last).std()
-        return means
-
-    def _set_learning_rates(self, step: int) -> None:
-        tr = self.settings
-        for optimizer, peak, warmup, first in (
-            (self.optimizer_g, tr.generator_learning_rate, tr.generator_warmup, tr.discriminator_first),
-            (self.optimizer_d, tr.discriminator_learning_rate, tr.warmup, 0),
-        ):
-            set_learning_rate(optimizer, learning_rate(max(step - first, 0), peak, warmup, tr.updates - first, tr.decay))
+            logged["std_last"] = torch.cat(at_last).std()
+        return logged
 
 
 def check(objective: config.Objective, settings: config.Trainer, schedule: Schedule) -> None:
@@ -172,16 +147,3 @@ def check(objective: config.Objective, settings: config.Trainer, schedule: Sched
     if settings.discriminator_first >= settings.updates:
         allowed = f"0 ... {settings.updates - 1}, below trainer.updates"
         raise UserError(f"parameter trainer.discriminator_first is {settings.discriminator_first}; allowed: {allowed}")
-
-
-def _micro_batches(parts: list[Items], network: Parallel) -> Iterator[Items]:
-    """The parts one after another; processes exchange the gradients of `network` at the last one alone."""
-    for part in parts[:-1]:
-        with network.more_to_come():
-            yield part
-    yield parts[-1]
-
-
-def _means(scalars: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of each scalar over micro-batches of one size."""
-    return {name: sum(part[name] for part in scalars) / len(scalars) for name in scalars[0]}
