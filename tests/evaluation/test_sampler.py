@@ -20,7 +20,7 @@ SEED = 3
 
 @pytest.fixture(scope="module")
 def sampler() -> Sampler:
-    return Sampler.load(tiny.pipeline(), tiny.unet(1), CPU, torch.float32)
+    return Sampler.load(tiny.pipeline(), (tiny.unet(1), 0), CPU, torch.float32)
 
 
 def noise(n: int, block: int) -> torch.Tensor:
@@ -57,7 +57,7 @@ def test_a_network_takes_the_place_of_the_methods_own(sampler):
     other = tiny.unet(2)
     for method, network in ((Method("ufogen", "renoise", 1), sampler.denoiser(other)), (Method("base", "ddim", 1, 0.0), other)):
         changed = sampler.latents(method, x_t, text, network=network)
-        fresh = Sampler.load(tiny.pipeline(2), tiny.unet(2), CPU, torch.float32)
+        fresh = Sampler.load(tiny.pipeline(2), (tiny.unet(2), 0), CPU, torch.float32)
         fresh.base.text_encoder = sampler.base.text_encoder
         assert torch.equal(changed, fresh.latents(method, x_t, text))
         assert not torch.equal(changed, sampler.latents(method, x_t, text))

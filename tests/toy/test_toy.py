@@ -305,7 +305,7 @@ class Oracle:
 
 @METHODS
 @pytest.mark.parametrize(
-    ("trained", "steps", "timesteps"), [(1, 1, [999]), (4, 1, [999]), (4, 2, [999, 499]), (8, 3, [999, 624, 374])]
+    ("trained", "steps", "timesteps"), [(1, 1, [999]), (4, 1, [999]), (4, 2, [999, 499]), (8, 3, [999, 749, 374])]
 )
 def test_sampling_asks_at_trained_timesteps_and_ends_at_the_generators_answer(method, trained, steps, timesteps):
     sampler = Arm(method, trained, make_toy(**TINY), [0, 1])
