@@ -205,7 +205,7 @@ def wrong_inception(parts: Path, tmp_path: Path) -> dict:
         ({"split": "val2014"}, r"captions_val2014\.json cannot be read: .*unpack annotations"),
         ({"methods": ["ufogen", "euler"]}, "parameter coco.methods has 'euler'; allowed: ufogen, ddim, dpm"),
         ({"base": "absent"}, "parameter coco.base: absent is not a diffusers folder"),
-        ({"generator": "absent"}, "parameter coco.generator: absent/unet cannot be loaded"),
+        ({"generator": "absent"}, "parameter coco.generator: absent cannot be loaded: absent/unet is not a folder"),
         (wrong_unet, "was not trained from coco.base: sample_size 4 for 8"),
         ({"inception_weights": "absent.pth"}, "parameter coco.inception_weights is 'absent.pth', which is no file"),
         (wrong_inception, r"other\.pth are of another architecture"),

@@ -152,8 +152,13 @@ def quiet() -> Iterator[None]:
 
 
 def load_generator(folder: Path, name: str) -> tuple[UNet2DConditionModel, int]:
-    """The U-Net of a trained generator, called `name`, and the timestep at which its scheduler says that noise enters."""
+    """The U-Net of a trained generator, called `name`, and the timestep at which its scheduler says that noise enters.
+
+    The timestep is 0, which stands for the base's last one, where the folder has no scheduler.
+    """
     unet = load_part(UNet2DConditionModel, folder / "unet", name)
+    if not (folder / "scheduler").is_dir():
+        return unet, 0
     with naming(name):
         return unet, LCMScheduler.load_config(folder / "scheduler", local_files_only=True)["num_train_timesteps"] - 1
 

@@ -29,7 +29,7 @@ def main(c: config.Config) -> None:
     """Write artifacts/comparison/latency.json: seconds an image, text to pixels, of each sampler, steps and guidance."""
     device, s, e = make_accelerator(c.device, "no").device, c.sampler, c.evaluation
     base = load_base(ARTIFACTS / "base")
-    sampler = Sampler.load(base, base.unet, device, DTYPES[s.precision])
+    sampler = Sampler.load(base, (base.unet, 0), device, DTYPES[s.precision])
     captions = read_pairs(ARTIFACTS / "data" / "evaluation").captions
     ways = {(sampler_of(arm), steps, 0.0) for arm in all_arms().values() for steps in arm["steps"]}
     solvers = methods(s.base_solvers, s.ufogen_steps, s.base_steps, s.guidance, "sampler.base_solvers")
