@@ -50,6 +50,17 @@ def test_step_has_the_stated_size_whatever_the_gradient():
             assert moved == pytest.approx(0.2 * 0.01, rel=0.3)
 
 
+def test_decay_shrinks_matrices_alone():
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = Muon(model.parameters(), lr=0.01, decay=0.5)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name] * (1 - 0.005 if value.ndim > 1 else 1))
+
+
 def test_vectors_step_as_adams():
     ours, theirs = network(), network()
     muon = Muon(ours.parameters(), lr=0.01)

@@ -27,7 +27,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> config.Config:
     build_autoencoder(autoencoder).save_pretrained(stage.VAE / "round-0")
     round_ = {
         "updates": 4, "learning_rate": 0.001, "batch_size": 4, "prediction_type": "v_prediction", "autoencoder_round": 0,
-        "decay": "constant", "optimizer": "muon",
+        "decay": "constant", "optimizer": "muon", "weight_decay": 0.1,
     }  # fmt: skip
     denoiser = {
         "channels": [16, 16, 32], "heads": 2, "attention": "lower", "captions": "any", "max_length": 34, "warmup": 1,

@@ -81,7 +81,9 @@ class DenoiserTask:
         self.accelerator = accelerator
         if accelerator.device.type == "cpu":  # the fused kernel's backward pass is slow there in bfloat16
             self.model.set_attn_processor(AttnProcessor())
-        optimizer = make_optimizer(self.round.optimizer, self.model.parameters(), self.round.learning_rate)
+        optimizer = make_optimizer(
+            self.round.optimizer, self.model.parameters(), self.round.learning_rate, self.round.weight_decay
+        )
         self.model, self.optimizer = accelerator.prepare(self.model, optimizer)
         self.ema.to(accelerator.device)
         self.negative_prompt_embeds = self.negative_prompt_embeds.to(accelerator.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
 from ufogen import config
@@ -11,6 +12,7 @@ from ufogen.base.configuration import check_sample_size
 from ufogen.base.loading import NO_CHECKER, load_part, naming
 from ufogen.base.loading import Pipeline as Pipeline  # for who works with a base
 from ufogen.base.text import MAX_LENGTH, WIDTH, load_text_encoder, prompt_tokens
+from ufogen.errors import UserError
 
 # Stable Diffusion's own noise schedule and sampling convention.
 SCHEDULE = {
@@ -40,9 +42,10 @@ def build_autoencoder(c: config.Autoencoder, image_size: int = 32) -> Autoencode
 
 
 def build_denoiser(c: config.Denoiser, latent_channels: int = 4, latent_size: int = 8) -> UNet2DConditionModel:
-    """Stable Diffusion's U-Net made narrow: cross-attention at every level but the lowest, as there, or but the highest."""
+    """Stable Diffusion's U-Net made narrow: cross-attention at every level but the lowest, as there, or as `c.attention` says."""
     down = ["CrossAttnDownBlock2D"] * len(c.channels)
-    down[-1 if c.attention == "upper" else 0] = "DownBlock2D"
+    if c.attention != "all":
+        down[-1 if c.attention == "upper" else 0] = "DownBlock2D"
     return UNet2DConditionModel(
         sample_size=latent_size,
         in_channels=latent_channels,
@@ -55,6 +58,19 @@ def build_denoiser(c: config.Denoiser, latent_channels: int = 4, latent_size: in
         cross_attention_dim=WIDTH,
         norm_num_groups=16,
     )
+
+
+def with_attention(unet: UNet2DConditionModel, c: config.Denoiser) -> UNet2DConditionModel:
+    """The same function in the layout of `c`, which may have attention where `unet` has none: it starts as the identity."""
+    wider = build_denoiser(c, unet.config.in_channels, unet.config.sample_size)
+    missing, unexpected = wider.load_state_dict(unet.state_dict(), strict=False)
+    if unexpected or not all(".attentions." in name for name in missing):
+        raise UserError("the snapshot's denoiser has other parts than pretrain.denoiser says; allowed are more attentions")
+    with torch.no_grad():
+        for name, parameter in wider.named_parameters():
+            if name in missing and ".proj_out." in name:
+                parameter.zero_()
+    return wider
 
 
 def make_scheduler(prediction_type: str) -> DDIMScheduler:

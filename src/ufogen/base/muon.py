@@ -17,7 +17,8 @@ class Muon(torch.optim.Optimizer):
 
     Jordan et al. 2024 (kellerjordan.github.io/posts/muon); the step's size is 0.2 times the learning rate in root mean
     square (Liu et al. 2025, arXiv 2502.16982), so that learning rates of Adam serve. A convolution (o, i, h, w) is
-    the matrix (o, i h w). Several processes with equal gradients divide the matrices among them and exchange the directions.
+    the matrix (o, i h w). `decay` shrinks these weights by lr times itself in every step, without which they grow for
+    as long as the rate is high. Processes with equal gradients divide the matrices among them and exchange the directions.
     """
 
     def __init__(
@@ -27,13 +28,14 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-8,
+        decay: float = 0.0,
     ):
         parameters = list(parameters)
         groups = [
             {"params": [p for p in parameters if p.ndim >= 2], "orthogonal": True},
             {"params": [p for p in parameters if p.ndim < 2], "orthogonal": False},
         ]
-        super().__init__(groups, {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps})
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "decay": decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # accelerate hands one on
@@ -47,6 +49,8 @@ class Muon(torch.optim.Optimizer):
         momenta = [self._state(p, "momentum") for p in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         directions = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov's
+        if group["decay"]:
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["decay"])
         matrices = [direction.reshape(len(direction), -1) for direction in directions]
         for parameter, step in zip(parameters, _exchanged(matrices), strict=True):
             size = 0.2 * max(step.shape) ** 0.5  # an orthogonal matrix has root mean square 1 / sqrt(max(m, n))
@@ -72,10 +76,10 @@ class Muon(torch.optim.Optimizer):
         return state[name]
 
 
-def make_optimizer(name: str, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    """`adam` or `muon`, with the moments that pretraining uses."""
+def make_optimizer(name: str, parameters: Iterable[nn.Parameter], lr: float, decay: float = 0.0) -> torch.optim.Optimizer:
+    """`adam` or `muon`, with the moments that pretraining uses; `decay` is Muon's alone."""
     if name == "muon":
-        return Muon(parameters, lr)
+        return Muon(parameters, lr, decay=decay)
     return torch.optim.Adam(parameters, lr, betas=(0.9, 0.99), fused=True)
 
 

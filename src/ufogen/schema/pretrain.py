@@ -60,6 +60,7 @@ class DenoiserRound:
     autoencoder_round: Whole  # whose latents it learns, counted from 0
     decay: Literal["cosine", "constant"]  # constant: can be continued; the last stretch is to decay
     optimizer: Optimizer
+    weight_decay: Number  # of Muon: a step shrinks matrices by the learning rate times this
 
 
 @dataclass(config=SECTION)
@@ -67,7 +68,7 @@ class Denoiser:
     """Architecture and training of the UNet2DConditionModel."""
 
     channels: Counts
-    attention: Literal["upper", "lower"]  # at every level but the lowest, or but the highest, which is the dearest
+    attention: Literal["upper", "lower", "all"]  # at every level but the lowest, but the highest, or at all
     heads: Count
     captions: Captions
     max_length: Count  # tokens of a caption

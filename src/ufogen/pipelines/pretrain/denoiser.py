@@ -19,7 +19,7 @@ from ufogen import config
 from ufogen.base.autoencoder import encode_images
 from ufogen.base.denoiser import Chunk, Chunks, DenoiserTask, validation_loss
 from ufogen.base.loading import load_part
-from ufogen.base.models import build_denoiser, make_scheduler
+from ufogen.base.models import build_denoiser, make_scheduler, with_attention
 from ufogen.base.text import encode_text, load_text_encoder
 from ufogen.data.pairs import Pairs
 from ufogen.data.sources import FolderSource, NounsSource, latent_factor, open_source
@@ -44,7 +44,7 @@ def main(c: config.Config) -> None:
     rounds = Rounds(ARTIFACTS / "pretrain" / "unet", (c.seed, shared, autoencoder["channels"], *data.identity), cards)
     if settings.resume:
         model, vae, state = load_snapshot(settings.resume)
-        train(c, data, model.train(), vae, state, len(cards) - 1, rounds)
+        train(c, data, with_attention(model, settings).train(), vae, state, len(cards) - 1, rounds)
         return
     model = build_denoiser(settings, c.pretrain.autoencoder.latent_channels, data.side // latent_factor(c))
     for number, round_ in enumerate(settings.rounds):
