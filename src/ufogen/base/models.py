@@ -42,7 +42,7 @@ def build_autoencoder(c: config.Autoencoder, image_size: int = 32) -> Autoencode
 
 
 def build_denoiser(c: config.Denoiser, latent_channels: int = 4, latent_size: int = 8) -> UNet2DConditionModel:
-    """Stable Diffusion's U-Net made narrow: cross-attention at all levels but the lowest, as there, or as `c.attention` says."""
+    """Stable Diffusion's U-Net made narrow: cross-attention at all levels but the lowest, or as `c.attention` says."""
     down = ["CrossAttnDownBlock2D"] * len(c.channels)
     if c.attention != "all":
         down[-1 if c.attention == "upper" else 0] = "DownBlock2D"
