@@ -69,7 +69,6 @@ def train(
     source = Source(c, data, vae.to(accelerator.device).eval(), accelerator)
     schedule = Schedule.from_scheduler(make_scheduler(round_.prediction_type))
     task = DenoiserTask(model, settings, round_, schedule, source.empty)
-    task.ema.optimization_step = state.updates  # its horizon goes on growing
     purpose = f"denoiser pairs {number}" + (f" after {state.images} images" if state.images else "")
     chunks = Chunks(
         lambda key: source.chunk(purpose, key * processes + rank),
