@@ -22,7 +22,9 @@ def settings(tmp_path, monkeypatch) -> config.Config:
     monkeypatch.chdir(tmp_path)
     pictures_folder(Path("pictures"), 12)
     few = {"updates": 2, "learning_rate": 0.001, "optimizer": "adam"}
-    round_ = few | {"batch_size": 2, "prediction_type": "v_prediction", "autoencoder_round": 0, "decay": "cosine"}
+    round_ = few | {
+        "batch_size": 2, "weight_decay": 0.0, "prediction_type": "v_prediction", "autoencoder_round": 0, "decay": "cosine",
+    }  # fmt: skip
     pretrain = {
         "autoencoder": {
             "channels": [8, 8, 16], "batch_size": 2, "warmup": 0, "precision": "no",

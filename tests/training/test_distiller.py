@@ -6,10 +6,9 @@ import math
 
 import pytest
 import torch
-from accelerate import debug_launcher
-from accelerate.state import AcceleratorState
 
 from tests import tiny
+from tests.processes import launch
 from tests.training.test_engine import share
 from ufogen.errors import UserError
 from ufogen.randomness import Draws, torch_generator
@@ -208,9 +207,6 @@ def test_settings_that_do_not_go_with_a_method_are_refused(method, changes, mess
 
 def run(path, method: str) -> None:
     """Train on this process's share of a global batch of four."""
-    if torch.multiprocessing.parent_process():
-        AcceleratorState._reset_state(reset_partial_state=True)
-        torch.set_num_threads(1)
     accelerator = make_accelerator("cpu", "no")
     made = task(method)
     made.prepare(accelerator)
@@ -225,7 +221,7 @@ def run(path, method: str) -> None:
 @every_method
 def test_two_processes_train_what_one_trains(method, tmp_path):
     run(tmp_path / "one.pt", method)
-    debug_launcher(run, args=(tmp_path / "two.pt", method), num_processes=2)
+    launch(run, tmp_path / "two.pt", method)
     one, two = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
     assert two["processes"] == 2
     moved = (one["weights"] - weights(prepared(method))).norm()

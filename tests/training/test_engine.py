@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import debug_launcher
 from accelerate.commands.config.config_args import load_config_from_file
-from accelerate.state import AcceleratorState
 
 from tests import tiny
+from tests.processes import launch
 from tests.settings import make_objective
 from ufogen import config
 from ufogen.diffusion.batch import EncodedBatch
@@ -31,10 +30,7 @@ def share(step: int, rank: int, processes: int) -> EncodedBatch:
 def run(
     path, updates: int = UPDATES, objective: config.Objective = OBJECTIVE, lora: tuple[int, int] = (0, 0), **changes
 ) -> None:
-    """Train on this process's share; save the losses and weights. A forked process first forgets its parent's accelerator."""
-    if torch.multiprocessing.parent_process():
-        AcceleratorState._reset_state(reset_partial_state=True)
-        torch.set_num_threads(1)
+    """Train on this process's share; save the losses and weights."""
     accelerator = make_accelerator("cpu", "no")
     task = tiny.task(objective, **{"warmup": 2, "generator_warmup": 2} | changes, lora=lora)
     task.prepare(accelerator)
@@ -56,13 +52,13 @@ def result(tmp_path, processes: int = 1, **changes) -> dict:
     if processes == 1:
         run(path, **changes)
     else:
-        debug_launcher(_forked, args=(path, changes), num_processes=processes)
+        launch(_launched, path, changes, processes=processes)
     found = torch.load(path)
     assert found["processes"] == processes
     return found
 
 
-def _forked(path, changes: dict) -> None:
+def _launched(path, changes: dict) -> None:
     run(path, **changes)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import debug_launcher
 from torch.multiprocessing.spawn import ProcessExitedException
 
+from tests.processes import launch
 from tests.training import test_parallel
 from tests.training.test_parallel import result, train
 
@@ -40,11 +40,11 @@ def test_killed_at_a_random_update_it_ends_bit_equal(tmp_path, changes):
     for name in ("straight", "resumed"):
         (tmp_path / name).mkdir()
     update = random.SystemRandom().randrange(3, UPDATES)
-    debug_launcher(train_to_the_end, args=(tmp_path / "straight", changes), num_processes=2)
+    launch(train_to_the_end, tmp_path / "straight", changes)
     with pytest.raises(ProcessExitedException):
-        debug_launcher(train_until_killed, args=(tmp_path / "resumed", update, changes), num_processes=2)
+        launch(train_until_killed, tmp_path / "resumed", update, changes)
     assert not (tmp_path / "resumed/result.pt").exists()
-    debug_launcher(train_to_the_end, args=(tmp_path / "resumed", changes), num_processes=2)
+    launch(train_to_the_end, tmp_path / "resumed", changes)
     straight, resumed = result(tmp_path, "straight"), result(tmp_path, "resumed")
     assert 0 < len(resumed["losses"]) < len(straight["losses"]), f"killed at update {update}: nothing was taken up"
     assert torch.equal(resumed["losses"], straight["losses"][-len(resumed["losses"]) :]), f"killed at update {update}"

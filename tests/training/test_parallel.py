@@ -8,12 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate import debug_launcher
-from accelerate.state import AcceleratorState
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 from tests import tiny
+from tests.processes import launch
 from tests.settings import make_trainer
 from tests.training.test_engine import OBJECTIVE, share
 from ufogen.errors import UserError
@@ -47,8 +46,6 @@ class Stop(Exception):
 
 def train(folder: Path, updates: int = UPDATES, stop: int | None = None, **changes) -> None:
     """Train on this process's share, saving the average at each checkpoint; goes on with what `folder` has."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    torch.set_num_threads(1)
     accelerator = make_accelerator("cpu", "no")
     task = tiny.task(OBJECTIVE, **{"warmup": 2, "updates": updates} | changes)
     every = EVERY if updates < UPDATES else UPDATES
@@ -117,7 +114,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sharding")
     for name in CASES:
         (folder / name).mkdir()
-    debug_launcher(trainings, args=(folder,), num_processes=2)
+    launch(trainings, folder)
     return folder
 
 
