@@ -108,7 +108,7 @@ def test_mistake_names_the_key_the_value_and_what_is_allowed(override, key, valu
 
 
 def test_missing_file_is_a_user_error_with_a_remedy(tmp_path):
-    with pytest.raises(UserError, match="absent.yaml not found: run from the repository's root"):
+    with pytest.raises(UserError, match="absent.yaml not found: run from the root of the repository"):
         load(tmp_path / "absent.yaml")
 
 

@@ -27,7 +27,7 @@ HEADER = "# Written by `python -m ufogen.compose` from experiments/{}: one file 
 def parameters(overrides: list[str]) -> dict:
     """What params.yaml holds. Raises `UserError` for an override that cannot be composed; values are not looked at."""
     if not (EXPERIMENTS / "config.yaml").is_file():
-        raise UserError(f"{EXPERIMENTS}/config.yaml not found: run from the repository's root")
+        raise UserError(f"{EXPERIMENTS}/config.yaml not found: run from the root of the repository, which pip does not install")
     try:
         with initialize_config_dir(str(EXPERIMENTS.resolve()), version_base=None):
             return OmegaConf.to_container(compose("config", overrides=overrides), resolve=True, throw_on_missing=True)

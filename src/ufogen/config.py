@@ -60,7 +60,9 @@ def load(path: str | Path = "params.yaml", overrides: list[str] | None = None) -
         given = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(overrides or []))
         tree = OmegaConf.to_container(given, resolve=True)
     except FileNotFoundError as error:
-        raise UserError(f"parameter file {path} not found: run from the repository's root") from error
+        raise UserError(
+            f"parameter file {path} not found: run from the root of the repository, which pip does not install"
+        ) from error
     except Exception as error:  # the YAML parser's exceptions share no base class with OmegaConf's
         raise UserError(f"parameter file {path} cannot be read: {error}") from error
     return build(Config, tree)

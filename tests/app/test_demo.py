@@ -287,7 +287,8 @@ def test_page_is_served_whatever_proxies_the_environment_names(folder, tmp_path,
 def test_missing_gradio_is_one_line(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert cli.main(["demo", "--model", str(folder)]) == 1
-    assert capsys.readouterr().err == "error: the page needs gradio, which is not installed: pip install 'ufogen[demo]'\n"
+    message = "error: the page needs gradio, which is not installed: pip install 'gradio>=6.31,<7'\n"
+    assert capsys.readouterr().err == message
 
 
 def test_studio_names_what_is_wrong(studio):

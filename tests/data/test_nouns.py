@@ -100,13 +100,13 @@ def test_package_is_found_in_a_folder_above(copy, tmp_path, nouns, monkeypatch):
 
 
 def test_missing_package_is_a_user_error_with_a_remedy(tmp_path):
-    with pytest.raises(UserError, match=r"@nouns/assets not found under .*make setup"):
+    with pytest.raises(UserError, match=r"@nouns/assets not found under .*npm install"):
         Nouns.load(tmp_path)
 
 
 def test_package_of_another_version_is_a_user_error_with_a_remedy(copy, tmp_path):
     (copy / "package.json").write_text(json.dumps({"version": "0.11.0"}))
-    with pytest.raises(UserError, match=rf"is version 0\.11\.0 .*expected {VERSION}.*make setup"):
+    with pytest.raises(UserError, match=rf"is version 0\.11\.0 .*expected {VERSION}.*npm install"):
         Nouns.load(tmp_path)
 
 
@@ -141,7 +141,7 @@ def with_an_empty_part(content: dict) -> str:
 def test_damaged_package_is_a_user_error_with_a_remedy(copy, tmp_path, damage):
     path = copy / "dist" / "image-data.json"
     path.write_text(damage(json.loads(path.read_text())))
-    with pytest.raises(UserError, match=r"is damaged .*make setup"):
+    with pytest.raises(UserError, match=r"is damaged .*npm install"):
         Nouns.load(tmp_path)
 
 
@@ -156,5 +156,5 @@ def test_package_that_lost_a_part_is_a_user_error(copy, tmp_path):
 
 def test_package_without_its_description_is_a_user_error(copy, tmp_path):
     (copy / "package.json").unlink()
-    with pytest.raises(UserError, match="make setup"):
+    with pytest.raises(UserError, match="npm install"):
         Nouns.load(tmp_path)

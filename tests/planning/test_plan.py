@@ -282,4 +282,5 @@ def test_command_prints_text_and_json(folder, monkeypatch, capsys):
 def test_command_needs_the_repository(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["plan"]) == 1
-    assert capsys.readouterr().err == "error: experiments/config.yaml not found: run from the repository's root\n"
+    message = "error: experiments/config.yaml not found: run from the root of the repository, which pip does not install\n"
+    assert capsys.readouterr().err == message

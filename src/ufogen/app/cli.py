@@ -129,7 +129,7 @@ def info(a: argparse.Namespace) -> None:
 def demo(a: argparse.Namespace) -> None:
     """Serve a page that draws while you type, beside the many-step base, until it is interrupted."""
     if importlib.util.find_spec("gradio") is None:
-        raise UserError("the page needs gradio, which is not installed: pip install 'ufogen[demo]'")
+        raise UserError("the page needs gradio, which is not installed: pip install 'gradio>=6.31,<7'")
     os.environ |= {"NO_PROXY": "*", "no_proxy": "*"}  # gradio reads it when it is imported, and asks no host but itself
     model = _load(a)
     from ufogen.app.demo import serve
@@ -144,7 +144,7 @@ def demo(a: argparse.Namespace) -> None:
 def plan(a: argparse.Namespace) -> None:
     """Say what a training run takes, before it is paid for: memory by part, FLOPs, hours, and whether it fits.
 
-    The parameters are composed from experiments/, so run it from the repository's root.
+    The parameters are composed from experiments/, so run it in a copy of the repository, which pip does not install.
     """
     _quiet()
     from ufogen.planning.plan import composed, described, make_plan

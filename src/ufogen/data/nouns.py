@@ -50,7 +50,7 @@ class Nouns:
         places = [place / node_modules / PACKAGE for place in (Path(), *Path.cwd().parents)]
         folder = next((place for place in places if place.is_dir()), places[0])
         path = folder / "dist" / "image-data.json"
-        remedy = "run `make setup` to install it again"
+        remedy = f"`make setup` gets it in the repository, `npm install {PACKAGE}@{VERSION}` elsewhere"
         if not path.is_file():
             raise UserError(f"data package {PACKAGE} not found under {node_modules}: {remedy}")
         try:

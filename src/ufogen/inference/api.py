@@ -369,7 +369,7 @@ def released_folder() -> Path:
     for models in (here / "models", here.parents[1] / "models"):
         if (models / RELEASED / "unet").is_dir():
             return models / RELEASED
-    raise UserError("this installation has no released model: name the folder of a model, such as artifacts/ufogen")
+    raise UserError("this installation has no released model: name the folder of a model")
 
 
 def released_base() -> Path | None:

@@ -24,8 +24,8 @@ MATCHED = ("in_channels", "cross_attention_dim", "block_out_channels")  # that a
 def load_controlnet(folder: Path, pipeline: StableDiffusionPipeline) -> ControlNetModel:
     """A ControlNet for this pipeline's U-Net. Raises `UserError` where there is none or it is for another."""
     if not (folder / "config.json").is_file():
-        made = "`dvc repro pipelines/applications/dvc.yaml` makes artifacts/control/controlnet"
-        raise UserError(f"control network {folder} is not a ControlNet's folder: it has no config.json; {made}")
+        wanted = "wanted: a folder that ControlNetModel.save_pretrained wrote"
+        raise UserError(f"control network {folder} is not a ControlNet's folder: it has no config.json; {wanted}")
     control = load_part(ControlNetModel, folder, f"control network {folder}", pipeline.unet.dtype)
     for name in MATCHED:
         theirs, ours = (json.dumps(part.config[name]) for part in (control, pipeline.unet))  # as a file a tuple is a list

@@ -23,7 +23,9 @@ def add_lora(network: Generator | Discriminator, rank: int) -> None:
     try:
         from peft import LoraConfig
     except ImportError as error:
-        raise UserError(f"adapters of rank {rank} need the package peft: install it or set the ranks to 0") from error
+        raise UserError(
+            f"adapters of rank {rank} need the package peft: pip install 'peft>=0.21,<0.22', or set the ranks to 0"
+        ) from error
     unet = network.unet
     unet.requires_grad_(False)
     # alpha = rank: the scale is 1, which is what a LoRA file without alphas is read with

@@ -26,7 +26,7 @@ def make_optimizer(
         from bitsandbytes.optim import Adam8bit
     except ImportError as error:
         raise UserError(
-            "parameter trainer.optimizer is adam8bit, which needs the package bitsandbytes: install it or use adam"
+            "parameter trainer.optimizer is adam8bit, whose package is missing: pip install bitsandbytes; or use adam"
         ) from error
     return Adam8bit(parameters, **settings)
 
