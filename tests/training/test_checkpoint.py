@@ -67,12 +67,17 @@ def test_checkpoint_of_another_run_is_refused_and_kept(tmp_path, model, accelera
     assert Checkpoint(tmp_path, accelerator, "run").load() == 7
 
 
-def test_newest_state_alone_is_kept(tmp_path, model, accelerator):
+def test_newest_two_states_are_kept_and_one_while_the_next_is_written(tmp_path, model, accelerator, monkeypatch):
     checkpoint = Checkpoint(tmp_path, accelerator, "run")
+    save_state, held = accelerator.save_state, []
+    monkeypatch.setattr(
+        accelerator, "save_state", lambda folder: (held.append(len(list(tmp_path.iterdir()))), save_state(folder))
+    )
     for step in (5, 10, 200):
         fill(model, step)
         checkpoint.save(step)
-    assert [folder.name for folder in tmp_path.iterdir()] == ["step-0000200"]
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["step-0000010", "step-0000200"]
+    assert held == [1, 2, 2]
     assert checkpoint.load() == 200
     assert content(model) == {200.0}
 

@@ -1,4 +1,4 @@
-"""Train the generator that is released: `torchrun --standalone --nproc_per_node 2 -m ufogen.pipelines.release.train`.
+"""Train the generator that is released: `python -m ufogen.launch --standalone --nproc_per_node 2 -m ufogen.pipelines.release.train`.
 
 Stopped, the same command goes on from its last checkpoint.
 """
