@@ -67,12 +67,17 @@ def test_checkpoint_of_another_run_is_refused_and_kept(tmp_path, model, accelera
     assert Checkpoint(tmp_path, accelerator, "run").load() == 7
 
 
-def test_newest_state_alone_is_kept(tmp_path, model, accelerator):
+def test_newest_two_states_are_kept_and_one_while_the_next_is_written(tmp_path, model, accelerator, monkeypatch):
     checkpoint = Checkpoint(tmp_path, accelerator, "run")
+    save_state, held = accelerator.save_state, []
+    monkeypatch.setattr(
+        accelerator, "save_state", lambda folder: (held.append(len(list(tmp_path.iterdir()))), save_state(folder))
+    )
     for step in (5, 10, 200):
         fill(model, step)
         checkpoint.save(step)
-    assert [folder.name for folder in tmp_path.iterdir()] == ["step-0000200"]
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["step-0000010", "step-0000200"]
+    assert held == [1, 2, 2]
     assert checkpoint.load() == 200
     assert content(model) == {200.0}
 
@@ -116,6 +121,58 @@ def test_interrupted_first_save_leaves_nothing(tmp_path, model, accelerator, mon
         with pytest.raises(Stop):
             checkpoint.save(1)
     assert checkpoint.load() == 0
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+HARM = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "empty": lambda path: path.write_bytes(b""),
+    "flipped": flip,
+    "missing": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "run.json"])
+@pytest.mark.parametrize("harm", HARM)
+def test_damaged_state_is_said_in_a_line_and_the_one_before_is_used(harm, name, tmp_path, model, accelerator, capsys):
+    for step in (1, 2):
+        fill(model, step)
+        Checkpoint(tmp_path, accelerator, "run").save(step, {"number": step})
+    HARM[harm](tmp_path / "step-0000002" / name)
+    checkpoint = Checkpoint(tmp_path, accelerator, "run")
+    assert (checkpoint.load(), checkpoint.notes, content(model)) == (1, {"number": 1}, {1.0})
+    (said,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        rf"checkpoint .*step-0000002 is damaged \({name} (was changed|is missing)( or was changed)?\): "
+        "training goes on from step-0000001", said
+    )  # fmt: skip
+    checkpoint.save(3)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["step-0000001", "step-0000003"]
+
+
+def test_where_no_state_is_whole_the_run_starts_anew_and_says_so(tmp_path, model, accelerator, capsys):
+    for step in (1, 2):
+        Checkpoint(tmp_path, accelerator, "run").save(step)
+        flip(tmp_path / f"step-{step:07d}" / "model.safetensors")
+    fill(model, 5.0)
+    checkpoint = Checkpoint(tmp_path, accelerator, "run")
+    assert checkpoint.exists() and checkpoint.load() == 0 and content(model) == {5.0}
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all(line.endswith("there is no other, and training starts anew") for line in said)
+
+
+def test_state_of_earlier_code_has_no_hashes_and_is_taken(tmp_path, model, accelerator):
+    fill(model, 3.0)
+    Checkpoint(tmp_path, accelerator, "run").save(7)
+    (tmp_path / "step-0000007/run.json").write_text('{"run": "run", "step": 7}')
+    fill(model, 0.0)
+    assert Checkpoint(tmp_path, accelerator, "run").load() == 7
+    assert content(model) == {3.0}
 
 
 def test_half_deleted_older_state_is_ignored(tmp_path, model, accelerator):

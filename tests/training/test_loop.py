@@ -7,7 +7,8 @@ from accelerate.state import AcceleratorState
 from tests import tiny
 from tests.settings import make_objective
 from ufogen.errors import UserError
-from ufogen.training.loop import IN_A_ROW, fit, make_accelerator
+from ufogen.training.log import IN_A_ROW
+from ufogen.training.loop import fit, make_accelerator
 from ufogen.training.trainer import AdversarialTrainer
 
 RUN = {"updates": 5, "seed": 0, "run": "run", "checkpoint_every": 2, "log_every": 1}
@@ -39,6 +40,10 @@ def batches(step: int) -> str:
 
 def train(task, folder, batches=batches, **changes) -> int:
     return fit(task, batches, make_accelerator("cpu", "no"), folder=folder, **RUN | changes)
+
+
+def newest(folder) -> str:
+    return max(path.name for path in folder.iterdir())
 
 
 def state(task: AdversarialTrainer) -> dict[str, torch.Tensor]:
@@ -123,10 +128,16 @@ def test_scalar_that_is_not_always_there_is_averaged_over_its_own_updates(tmp_pa
     assert logged == [{"always": 1.0, "sometimes": 6.0}]
 
 
-def test_hook_runs_at_the_start_and_before_each_checkpoint(tmp_path):
+def test_hook_runs_at_the_start_and_after_each_checkpoint_and_again_where_a_run_goes_on(tmp_path):
     seen = []
-    train(Counter(), tmp_path, on_checkpoint=lambda step: seen.append((step, len(list(tmp_path.glob("step-*"))))))
-    assert seen == [(0, 0), (2, 0), (4, 1), (5, 1)]
+
+    def hook(step: int) -> None:
+        seen.append((step, max((folder.name for folder in tmp_path.glob("step-*")), default=None)))
+
+    train(Counter(), tmp_path, on_checkpoint=hook)
+    assert seen == [(0, None), (2, "step-0000002"), (4, "step-0000004"), (5, "step-0000005")]
+    train(Counter(), tmp_path, on_checkpoint=hook)
+    assert seen[4:] == [(5, "step-0000005")]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -134,7 +145,7 @@ def test_scalar_that_is_not_finite_is_a_user_error_that_names_it(tmp_path, value
     task = Counter(lambda step: {"fine": 1.0, "loss_d": value if step == 3 else 1.0})
     with pytest.raises(UserError, match=r"update 4: loss_d not finite"):
         train(task, tmp_path)
-    assert [folder.name for folder in tmp_path.iterdir()] == ["step-0000002"]
+    assert newest(tmp_path) == "step-0000002"
 
 
 def skipping(*steps: int) -> Counter:
@@ -154,12 +165,12 @@ def test_so_many_in_a_row_end_the_run_and_the_checkpoint_is_of_before(tmp_path, 
     steps, given = range(first, 7 + IN_A_ROW), {"updates": 10 + IN_A_ROW, "checkpoint_every": 1}
     if not ends:
         train(skipping(*steps), tmp_path, **given)
-        assert [folder.name for folder in tmp_path.iterdir()] == ["step-0000035"]
+        assert newest(tmp_path) == "step-0000035"
         return
     said = rf"^training diverged at update {7 + IN_A_ROW}: loss, gradients not finite in {IN_A_ROW} updates in a row"
     with pytest.raises(UserError, match=said):
         train(skipping(*steps), tmp_path, **given)
-    assert [folder.name for folder in tmp_path.iterdir()] == ["step-0000007"]
+    assert newest(tmp_path) == "step-0000007"
 
 
 def test_diverged_networks_are_a_user_error(tmp_path):

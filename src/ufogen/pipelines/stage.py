@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -12,11 +13,12 @@ from pathlib import Path
 
 import diffusers
 import pandas as pd
+import psutil
 import torch
 import transformers
 
-from ufogen import config
-from ufogen.errors import UserError
+from ufogen import config, signals
+from ufogen.errors import Stopped, UserError
 from ufogen.files import ARTIFACTS, storage_failure, write_whole
 from ufogen.files import RESULTS as RESULTS  # for the stages
 from ufogen.files import publish as publish
@@ -26,6 +28,14 @@ from ufogen.precision import resolve_precision, resolved
 
 def run(stage: Callable[[config.Config], None]) -> None:
     """Run a stage's function from the command line: `python -m ufogen.pipelines.CHAIN.NAME [--params FILE] [key=value ...]`."""
+    with signals.raised(signals.AGAIN):
+        try:
+            _run(stage)
+        except Stopped as stop:
+            signals.leave(stop)
+
+
+def _run(stage: Callable[[config.Config], None]) -> None:
     parser = argparse.ArgumentParser(description=stage.__doc__)
     parser.add_argument("--params", default="params.yaml", help="parameter file (default: params.yaml)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="parameters that differ from the file")
@@ -44,6 +54,14 @@ def run(stage: Callable[[config.Config], None]) -> None:
             raise
         reason = ": ".join(map(str, filter(None, failure)))
         sys.exit(_line(f"cannot write an output: {reason}; make room or choose another disk, then run the same command"))
+
+
+def stop_children(error: BaseException) -> None:
+    """Where `error` is a stop, tell the processes that this one has started, so that they end too."""
+    if isinstance(error, Stopped):
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.send_signal(error.number)
 
 
 def read(params: str, overrides: list[str]) -> config.Config:

@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or absent, and that only continue the run they came from."""
+"""Checkpoints that are whole or are left out, and that only continue the run they came from."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from ufogen import config
 from ufogen.errors import UserError
+from ufogen.files import sha256
+
+CARD = "run.json"  # of a state: its run, its files' hashes and the card's own
 
 # What may be another when a stopped run goes on: it says when something is measured, shown or saved, how fast data comes or
 # where it lies. Every other parameter of these sections decides what is learned, and a checkpoint with another one is refused.
@@ -37,55 +42,65 @@ def fingerprint(*parts: object) -> str:
 
 
 class Checkpoint:
-    """The newest state of a run in `folder`, written aside and renamed, so that a stop never leaves half of one."""
+    """The newest state of a run in `folder` and the one before it, for where the newest is found damaged.
+
+    A state is written aside and renamed, so that a stop never leaves half of one. The older one goes before a state is
+    written, so that the disk never holds more than two.
+
+    Attributes
+    ----------
+    notes: what was saved beside the state that has been loaded.
+    """
 
     def __init__(self, folder: str | Path, accelerator: Accelerator, run: str):
         self.folder, self.accelerator, self.run = Path(folder), accelerator, run
+        self.last: Path | None = None  # loaded or saved, so it is whole
+        self.notes: dict = {}
 
-    def save(self, step: int) -> None:
-        """Save the state after `step` updates and drop the older one."""
+    def save(self, step: int, notes: dict | None = None) -> None:
+        """Save the state after `step` updates, and `notes`, which are plain numbers and names."""
         partial, target = self.folder / "partial", self.folder / f"step-{step:07d}"
         if self.accelerator.is_main_process:
+            for older in self.folder.glob("step-*"):
+                if older != self.last:
+                    _remove(older)
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(partial))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            (partial / "run.json").write_text(json.dumps({"run": self.run, "step": step}))
+            _write_card(partial, {"run": self.run, "step": step, "notes": notes or {}})
             shutil.rmtree(target, ignore_errors=True)
             os.replace(partial, target)
-            for older in self.folder.glob("step-*"):
-                if older != target:
-                    _remove(older)
+        self.last = target
         self.accelerator.wait_for_everyone()
 
     def exists(self) -> bool:
-        """Whether there is a state of this run to continue. Raises `UserError` where there is one of another run."""
-        return self._newest() is not None
-
-    def load(self) -> int:
-        """Restore the newest state of this run and return its number of updates, or 0 where there is none.
-
-        Raises `UserError` where there is a state of another run, which starting anew would delete.
-        """
-        folder = self._newest()
-        if folder is None:
-            return 0
-        self.accelerator.load_state(str(folder))
-        return int(folder.name.removeprefix("step-"))
-
-    def _newest(self) -> Path | None:
-        cards = sorted(self.folder.glob("step-*/run.json"), reverse=True)  # a half-deleted folder may lack its card
-        for card in cards:
-            if json.loads(card.read_text())["run"] == self.run:
-                return card.parent
-        if cards:
+        """Whether there is a state of this run, whole or not. Raises `UserError` where there are those of another alone."""
+        cards = {folder: card for folder in self._newest_first() if (card := _read_card(folder))}
+        if cards and not any(map(self._is_mine, cards.values())):
             raise UserError(
-                f"checkpoint {cards[0].parent} is of a run with another architecture, other settings, data or number of "
+                f"checkpoint {next(iter(cards))} is of a run with another architecture, other settings, data or number of "
                 f"processes: give it the same again to continue it, or delete {self.folder} to start anew"
             )
-        return None
+        return bool(cards)
+
+    def load(self) -> int:
+        """Restore the newest whole state of this run and return its number of updates, or 0 where there is none.
+
+        What is damaged is said in a line. Raises `UserError` where there are states of another run alone, which starting anew
+        would delete. All processes take part, and the first one chooses.
+        """
+        self.exists()
+        chosen = [self._choose() if self.accelerator.is_main_process else None]
+        (self.last,) = broadcast_object_list(chosen)
+        if self.last is None:
+            return 0
+        card = _read_card(self.last)
+        self.accelerator.load_state(str(self.last))
+        self.notes = card.get("notes", {})
+        return card["step"]
 
     def clear(self) -> None:
         """Forget the run: its result has been written."""
@@ -93,6 +108,27 @@ class Checkpoint:
             for folder in self.folder.glob("step-*"):
                 _remove(folder)
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _choose(self) -> Path | None:
+        damaged, chosen = {}, None
+        for folder in self._newest_first():
+            card = _read_card(folder)
+            if card is not None and not self._is_mine(card):
+                continue
+            if (fault := _fault(folder, card)) is None:
+                chosen = folder
+                break
+            damaged[folder] = fault
+        then = f"training goes on from {chosen.name}" if chosen else "there is no other, and training starts anew"
+        for folder, fault in damaged.items():
+            print(f"checkpoint {folder} is damaged ({fault}): {then}", file=sys.stderr, flush=True)
+        return chosen
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*"), reverse=True)
+
+    def _is_mine(self, card: dict) -> bool:
+        return card["run"] == self.run
 
 
 class Rounds:
@@ -120,7 +156,36 @@ class Rounds:
         (folder / "run.json").write_text(json.dumps({"run": self.identity(number)}))
 
 
+def _write_card(folder: Path, card: dict) -> None:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    card |= {"files": {path.relative_to(folder).as_posix(): sha256(path) for path in files}}
+    (folder / CARD).write_text(json.dumps(card | {"card": fingerprint(card)}))
+
+
+def _read_card(folder: Path) -> dict | None:
+    """What a state says of itself; None where that is not to be had or not what was written."""
+    try:
+        card = json.loads((folder / CARD).read_text())
+        if set(card) == {"run", "step"}:  # of earlier code, which took no hashes
+            return card
+        return card if card.pop("card") == fingerprint(card) else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _fault(folder: Path, card: dict | None) -> str | None:
+    """What is damaged in a state: a half-deleted one lacks its card."""
+    if card is None:
+        return f"{CARD} is missing or was changed"
+    for name, digest in card.get("files", {}).items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if sha256(folder / name) != digest:
+            return f"{name} was changed"
+    return None
+
+
 def _remove(folder: Path) -> None:
     """Delete a state, its card first: what a stop leaves of it is then not taken for a state."""
-    (folder / "run.json").unlink(missing_ok=True)
+    (folder / CARD).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,14 +13,15 @@ from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env
 from torch import Tensor
 from tqdm import tqdm
 
-from ufogen.errors import UserError
+from ufogen import signals
+from ufogen.errors import Stopped, UserError
 from ufogen.precision import resolve_precision
 from ufogen.randomness import Draws, torch_generator
 from ufogen.training.checkpoint import Checkpoint
-from ufogen.training.optimizers import SKIPPED
+from ufogen.training.log import Means
+from ufogen.training.stopping import Agreement
 
 Batch = Any
-IN_A_ROW = 25  # updates whose steps may be left out; the scale of fp16 needs some of them until it has found itself
 
 
 class Task(Protocol):
@@ -83,63 +83,60 @@ def fit(
     folder, run: where checkpoints go and which run they belong to (see `checkpoint.fingerprint`).
     on_log: called with the means of each logged scalar over the last `log_every` updates. Those of which a step was left out
         count in no mean, but in their number `skipped`, where there are any.
-    on_checkpoint: called just before each checkpoint and once at the start, on all processes.
+    on_checkpoint: called on all processes at the start, after each regular checkpoint, and where a run goes on from one.
 
     Raises
     ------
-    UserError: steps were left out in `IN_A_ROW` updates or in all that there are, a logged scalar is no longer finite, or
+    UserError: steps were left out in `log.IN_A_ROW` updates or in all that there are, a logged scalar is no longer finite, or
         `folder` has a checkpoint of another run.
+    Stopped: a signal came. The state is saved as soon as the update is done.
     """
     task.prepare(accelerator)
     checkpoint = Checkpoint(folder, accelerator, run)
-    start = checkpoint.load()
-    if on_checkpoint and start == 0:
-        on_checkpoint(0)
-    progress = tqdm(
+    start = saved = done = checkpoint.load()
+    means, agreement = Means(checkpoint.notes, updates), Agreement(accelerator)
+    pool = ThreadPoolExecutor(1)
+
+    def message() -> str:
+        place = "there" if done == saved else f"update {saved}"
+        return f"stopped at update {done} of {updates}; the same command goes on from {place}"
+
+    def save() -> None:
+        nonlocal saved
+        checkpoint.save(done, means.state())
+        saved = done
+
+    def call_hook(came: list[int]) -> None:
+        if came:
+            raise Stopped(came[0], message())
+        if on_checkpoint and (done % checkpoint_every == 0 or done == updates):
+            with signals.raised(message()):
+                on_checkpoint(done)
+
+    with signals.noted() as came, tqdm(
         total=updates, initial=start, desc=description, disable=not accelerator.is_local_main_process, mininterval=5
-    )
-    totals: dict[str, Tensor] = {}
-    left_out = in_a_row = 0
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(batches, start) if start < updates else None
-        for step in range(start, updates):
-            batch = ahead.result()
+    ) as progress:  # fmt: skip
+        call_hook(came)
+        ahead = pool.submit(batches, done) if done < updates else None
+        while done < updates:
+            if number := agreement.stops(came, ahead):
+                if done != saved and not means.in_a_row:
+                    save()
+                raise Stopped(number, message())
+            batch, step = ahead.result(), done
             ahead = pool.submit(batches, step + 1) if step + 1 < updates else None
             generator = torch_generator(accelerator.device, seed, description, step)
             scalars = task.update(batch, step, Draws(generator, accelerator.process_index, accelerator.num_processes))
             progress.update()
             done = step + 1
-            if scalars.pop(SKIPPED, None) is not None:
-                left_out, in_a_row = left_out + 1, in_a_row + 1
-                if in_a_row == min(IN_A_ROW, updates):
-                    found = {name: float(value) for name, value in scalars.items()} | {"gradients": math.nan}
-                    _check_finite(found, done, f" in {in_a_row} updates in a row, which were left out")
-            else:
-                in_a_row = 0
-                for name, value in scalars.items():
-                    total, count = totals.get(name, (0.0, 0))
-                    totals[name] = (total + value.detach().float(), count + 1)
+            means.add(scalars, done)
             if done % log_every == 0 or done == updates:
-                means = {name: float(total) / count for name, (total, count) in totals.items()}
-                means |= {SKIPPED: left_out} if left_out else {}
-                totals, left_out = {}, 0
-                _check_finite(means, done)
-                progress.set_postfix({name: f"{value:.3g}" for name, value in means.items()}, refresh=False)
+                found = means.take(done)
+                progress.set_postfix({name: f"{value:.3g}" for name, value in found.items()}, refresh=False)
                 if on_log and accelerator.is_main_process:
-                    on_log(done, means)
+                    on_log(done, found)
             # within a row of updates that are left out the weights may be what is wrong
-            if done == updates or (done % checkpoint_every == 0 and not in_a_row):
-                if on_checkpoint:
-                    on_checkpoint(done)
-                checkpoint.save(done)
-    progress.close()
+            if done == updates or (done % checkpoint_every == 0 and not means.in_a_row):
+                save()
+                call_hook(came)
     return start
-
-
-def _check_finite(means: dict[str, float], step: int, when: str = "") -> None:
-    broken = [name for name, value in means.items() if not math.isfinite(value)]
-    if broken:
-        raise UserError(
-            f"training diverged at update {step}: {', '.join(broken)} not finite{when}; "
-            "lower the learning rates or raise r1_weight"
-        )

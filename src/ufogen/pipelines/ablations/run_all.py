@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ufogen import config
 from ufogen.errors import UserError
 from ufogen.pipelines.ablations.paths import ARMS
-from ufogen.pipelines.stage import run
+from ufogen.pipelines.stage import run, stop_children
 
 
 def main(c: config.Config) -> None:
@@ -30,8 +30,9 @@ def main(c: config.Config) -> None:
         try:
             for future in tqdm(as_completed(futures), total=len(futures), desc="arms"):
                 future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            stop_children(error)
             raise
 
 

@@ -16,6 +16,7 @@ from ufogen.base.loading import load_base
 from ufogen.base.text import encode_text
 from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
+from ufogen.files import write_whole
 from ufogen.inference.export import refuse_sdxl
 from ufogen.pipelines.applications.paths import CONTROL
 from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256, table
@@ -93,7 +94,7 @@ class LossLog:
         self.rows = {s: loss for s, loss in self.rows.items() if s < step}
         self.rows |= {step: means["loss"]} if "loss" in means else {}  # all updates since the last may have been left out
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.rows))
+        write_whole(self.path, json.dumps(self.rows).encode())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Sample every method for the fixed COCO prompts, in shards; what a stopped run has finished stays.
 
-Several processes: `torchrun --standalone --nproc_per_node 8 -m ufogen.pipelines.coco.sample`. They share nothing but the
-disk: each takes every n-th shard, and a shard depends on its prompts' numbers alone, not on who samples it.
+Several processes: `python -m ufogen.launch --standalone --nproc_per_node 8 -m ufogen.pipelines.coco.sample`. They share
+nothing but the disk: each takes every n-th shard, and a shard depends on its prompts' numbers alone, not on who samples it.
 """
 
 from __future__ import annotations

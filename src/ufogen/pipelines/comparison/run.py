@@ -45,11 +45,16 @@ def main(c: config.Config) -> None:
     tr, device = arm.task.settings, accelerator.device
     work = ARTIFACTS / "checkpoints" / "comparison" / f"{name}-{seed}"
     resumed = Checkpoint(work, accelerator, identity).exists()
-    clock = Clock(work, resumed)
+    curve, clock = CurveLog(work, {}, resumed), Clock(work, resumed)
+
+    def log(step: int, means: dict[str, float]) -> None:
+        curve(step, means)
+        clock(step)
+
     fit(
         arm.task, data, accelerator, updates=tr.updates, seed=seed, folder=work, run=identity,
-        checkpoint_every=tr.checkpoint_every, log_every=tr.log_every, on_log=CurveLog(work, {}, resumed),
-        on_checkpoint=clock, description=f"{name}-{seed}",
+        checkpoint_every=tr.checkpoint_every, log_every=tr.log_every, on_log=log,
+        description=f"{name}-{seed}",
     )  # fmt: skip
     training = {
         "updates": tr.updates, "training_images": tr.updates * tr.batch_size * tr.accumulation,
@@ -72,7 +77,7 @@ def main(c: config.Config) -> None:
 
 
 class Clock:
-    """Seconds of training, those before a stop included: called with the number of updates before each checkpoint."""
+    """Seconds of training, those before a stop included: called with the number of updates at each logging."""
 
     def __init__(self, work: Path, resumed: bool):
         self.table, self.last = Table(work / "clock.csv", resumed), time.perf_counter()

@@ -1,6 +1,6 @@
 """Train the one-step generator from the base.
 
-Several processes: `torchrun --standalone --nproc_per_node 2 -m ufogen.pipelines.main.train`, or on GPUs
+Several processes: `python -m ufogen.launch --standalone --nproc_per_node 2 -m ufogen.pipelines.main.train`, or on GPUs
 `accelerate launch --config_file experiments/accelerate/ddp.yaml -m ufogen.pipelines.main.train`, with
 `trainer.sharding=full` where the networks are to be divided over them. An update takes trainer.batch_size x
 trainer.accumulation pairs of each process.

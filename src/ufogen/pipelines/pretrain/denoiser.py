@@ -1,6 +1,6 @@
 """Train the base's denoiser, in rounds, on pairs rendered, or drawn from a folder, and encoded as it goes.
 
-Several processes: `torchrun --standalone --nproc_per_node 2 -m ufogen.pipelines.pretrain.denoiser`.
+Several processes: `python -m ufogen.launch --standalone --nproc_per_node 2 -m ufogen.pipelines.pretrain.denoiser`.
 With `pretrain.denoiser.resume` the last round goes on from a snapshot, with other images than it has seen.
 """
 

@@ -1,6 +1,6 @@
-"""Train the generator that is released: `torchrun --standalone --nproc_per_node 2 -m ufogen.pipelines.release.train`.
+"""Train the generator that is released.
 
-Stopped, the same command goes on from its last checkpoint.
+`python -m ufogen.launch --standalone --nproc_per_node 2 -m ufogen.pipelines.release.train`; stopped, the same command goes on from its last checkpoint.
 """
 
 from __future__ import annotations
