@@ -135,7 +135,8 @@ def start(folder: Path, processes: int) -> subprocess.Popen:
     command = [sys.executable, *launcher, "-m", "tests.training.stoppable", "--params", str(ROOT / "params.yaml")]
     environment = os.environ | {"FOLDER": str(folder), "PYTHONPATH": str(ROOT / "src"), "GLOO_SOCKET_IFNAME": "lo"}
     return subprocess.Popen(
-        [*command, "device=cpu", "threads=1"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        [*command, "device=cpu", "threads=1"], cwd=ROOT, env=environment, text=True,
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
     )  # fmt: skip
 
 
