@@ -17,7 +17,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from ufogen import config
 from ufogen.errors import UserError
-from ufogen.files import write_whole
+from ufogen.files import write_together
 
 EXPERIMENTS = Path("experiments")
 ALLOWED = "KEY=VALUE, as in profile=gpu or trainer.updates=100"
@@ -74,10 +74,10 @@ def main(overrides: list[str]) -> None:
             if "distillation" in arm:
                 config.build_distillation(arm["distillation"], f"arms.{name}.distillation.")
             config.build(config.Trainer, arm["trainer"], f"arms.{name}.trainer.")
-    write_whole(Path("params.yaml"), OmegaConf.to_yaml(OmegaConf.create(values)).encode())
+    texts = {Path("params.yaml"): OmegaConf.to_yaml(OmegaConf.create(values))}
     for (study, group), found in studies.items():
-        text = HEADER.format(group) + OmegaConf.to_yaml(OmegaConf.create(found))
-        write_whole(Path(f"pipelines/{study}/arms.yaml"), text.encode())
+        texts[Path(f"pipelines/{study}/arms.yaml")] = HEADER.format(group) + OmegaConf.to_yaml(OmegaConf.create(found))
+    write_together({path: text.encode() for path, text in texts.items()})
 
 
 def _line(error: Exception, overrides: list[str]) -> str:

@@ -21,13 +21,21 @@ HASHES = "sha256.json"  # {path: hash} of a released folder's weights
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file aside, under a name of this call's own, and rename it. Raises OSError, after which the old file stands."""
-    partial = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}.partial")
+    write_together({path: data})
+
+
+def write_together(files: dict[Path, bytes]) -> None:
+    """Write all files aside before the first is renamed, so that a full disk leaves every old one. Raises OSError."""
+    partial = {path: path.with_name(f".{path.name[:99]}-{uuid.uuid4().hex[:8]}.partial") for path in files}
     try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
+        for path, data in files.items():
+            partial[path].write_bytes(data)
+        for path in files:
+            os.replace(partial[path], path)
     except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        for path in partial.values():
+            with contextlib.suppress(OSError):
+                path.unlink()
         raise
 
 

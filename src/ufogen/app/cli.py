@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from ufogen.inference.api import UFOGen
 
+LONGEST_NAME = 200  # characters of a place that a line names
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit status."""
@@ -171,11 +173,17 @@ def _fail(message: str) -> int:
 
 
 def _shortage(error: Exception) -> str | None:
-    """One line for a lack of memory or disk, or None. Only its text tells a lack of memory apart in torch."""
+    """One line for a lack of memory or disk or for a place that cannot be used, or None.
+
+    Only its text tells a lack of memory apart in torch.
+    """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
         return "out of memory: try a smaller --batch-size"
-    failure = storage_failure(error, unnamed="the output")
-    return failure and f"cannot write {failure[0] or 'the output'}: {failure[1]}"
+    if failure := storage_failure(error, unnamed="the output"):
+        return f"cannot write {failure[0] or 'the output'}: {failure[1]}"
+    if isinstance(error, OSError) and error.filename is not None:  # its name is too long, or a disk has gone
+        return f"cannot use {str(error.filename)[:LONGEST_NAME]}: {error.strerror}"
+    return None
 
 
 def _quiet() -> None:

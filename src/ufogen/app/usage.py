@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from ufogen.app.record import WIDTH
 
@@ -39,11 +40,18 @@ EXAMPLES = {
 }
 
 
+class OneLine(argparse.ArgumentParser):
+    """Wrong usage is one line too, with exit status 2, and `--help` has the rest."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
 def parser(functions: list[Callable], release: str) -> argparse.ArgumentParser:
     """The command line of these functions, each of which is the command of its own name and gets the parsed arguments."""
     of = {function.__name__: function for function in functions}
     kind = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    whole = argparse.ArgumentParser("ufogen", description="Text to image in one step.", epilog=_epilog("ufogen"), **kind)
+    whole = OneLine("ufogen", description="Text to image in one step.", epilog=_epilog("ufogen"), **kind)
     whole.add_argument("--version", action="version", version=f"ufogen {release}")
     commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
 

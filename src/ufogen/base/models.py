@@ -79,10 +79,20 @@ def make_scheduler(prediction_type: str) -> DDIMScheduler:
 
 
 def assemble(
-    autoencoder: AutoencoderKL, denoiser: UNet2DConditionModel, scheduler: DDIMScheduler, max_length: int = MAX_LENGTH
+    autoencoder: AutoencoderKL,
+    denoiser: UNet2DConditionModel,
+    scheduler: DDIMScheduler,
+    max_length: int = MAX_LENGTH,
+    name: str = "the model",
 ) -> StableDiffusionPipeline:
-    """A StableDiffusionPipeline of the three parts, with the frozen text encoder of the installed package."""
+    """A StableDiffusionPipeline of the three parts, with the frozen text encoder of the installed package.
+
+    Raises `UserError`, which calls it `name`, where the denoiser is not for that encoder.
+    """
     encoder, tokenizer = load_text_encoder(max_length)
+    width, states = denoiser.config.cross_attention_dim, encoder.config.hidden_size
+    if width != states:
+        raise UserError(f"{name} has a U-Net for token states of width {width}; allowed without a model_index.json: {states}")
     parts = {"vae": autoencoder, "text_encoder": encoder, "tokenizer": tokenizer, "unet": denoiser, "scheduler": scheduler}
     return StableDiffusionPipeline(**parts, **NO_CHECKER)
 
@@ -93,4 +103,4 @@ def load_small(folder: Path, base: Path, name: str, scheduler: type = DDIMSchedu
     check_sample_size(name, unet.config.sample_size)
     with naming(name):
         noise = scheduler.from_pretrained(folder / "scheduler", local_files_only=True)
-    return assemble(load_part(AutoencoderKL, base / "vae", name), unet, noise, prompt_tokens(base))
+    return assemble(load_part(AutoencoderKL, base / "vae", name), unet, noise, prompt_tokens(base), name)

@@ -61,7 +61,7 @@ class Encoded:
             )
             self._shards = self.card.get("shards", {"": self.card["n"]})  # the ending of the files' names: pairs in them
             whole = all(len(array) == n for shard, n in self._shards.items() for array in self._open(shard))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
             raise UserError(f"encoded data in {folder} cannot be read ({error}): run `dvc repro encode`") from error
         self._names, self._starts = list(self._shards), np.cumsum([0, *self._shards.values()])
         if not whole or len(self) != self.card["n"]:

@@ -117,7 +117,11 @@ class Folder:
     def _lines(self, path: Path) -> dict[Path, dict]:
         """The lines of a metadata.jsonl by the images that they name."""
         found = {}
-        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        for number, line in enumerate(lines, 1):
             facts = shards.read_facts(line)
             name = facts.get("file_name")
             place = Path(os.path.normpath(path.parent / name)) if isinstance(name, str) and name else None

@@ -11,6 +11,7 @@ import numpy as np
 
 from ufogen.data.captions import attribute_phrases, captions, mentioned_attributes
 from ufogen.data.nouns import KINDS, Nouns
+from ufogen.data.outputs import read_output
 from ufogen.randomness import numpy_generator
 
 BLOCK = 4096  # pairs that share one random generator
@@ -47,9 +48,22 @@ def write_pairs(folder: Path, pairs: Pairs) -> None:
 
 
 def read_pairs(folder: Path) -> Pairs:
-    """A set that `write_pairs` wrote; its images are memory-mapped."""
+    """A set that `write_pairs` wrote; its images are memory-mapped. Raises `UserError` where it is missing or damaged."""
+    return read_output(folder, "prepare", _read_pairs)
+
+
+def _read_pairs(folder: Path) -> Pairs:
     known = [np.load(folder / f"{name}.npy") for name in ("parts", "mentioned") if (folder / f"{name}.npy").is_file()]
-    return Pairs(np.load(folder / "images.npy", mmap_mode="r"), json.loads((folder / "captions.json").read_text()), *known)
+    images, captions = np.load(folder / "images.npy", mmap_mode="r"), json.loads((folder / "captions.json").read_text())
+    if images.ndim != 4 or images.dtype != np.uint8 or not isinstance(captions, list) or not all(map(_is_text, captions)):
+        raise ValueError("it holds no images with captions")
+    if {len(part) for part in (images, *known)} != {len(captions)}:
+        raise ValueError(f"it holds {len(images)} images and {len(captions)} captions")
+    return Pairs(images, captions, *known)
+
+
+def _is_text(caption: object) -> bool:
+    return isinstance(caption, str)
 
 
 def make_pairs(nouns: Nouns, n: int, seed: int, purpose: str, number: int = 0, threads: int = 1, law: str = "short") -> Pairs:

@@ -66,7 +66,12 @@ class Schedule:
         return cls(scheduler.alphas_cumprod)
 
     def until(self, timestep: int) -> Schedule:
-        """The same forward process ended earlier: its last timestep is `timestep`; 0 leaves it as it is."""
+        """The same forward process ended earlier: its last timestep is `timestep`; 0 leaves it as it is.
+
+        Raises `UserError` where there is no such timestep.
+        """
+        if timestep >= self.num_timesteps:
+            raise UserError(f"parameter objective.entry_timestep is {timestep}; allowed: 0 ... {self.num_timesteps - 1}")
         return Schedule(self._table[: timestep + 1]) if timestep else self
 
     def nearest(self, log_sigma: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic.dataclasses import dataclass
 
 from ufogen.schema.chain import Base, Data, Evaluation, Objective, Sampler, Trainer
-from ufogen.schema.kinds import SECTION, Count, Device, Whole
+from ufogen.schema.kinds import SECTION, Count, Device, Seed, Threads
 from ufogen.schema.pretrain import Pretrain
 from ufogen.schema.studies import Ablations, Applications, Coco, Comparison, Release, Toy
 
@@ -18,9 +18,9 @@ from ufogen.schema.studies import Ablations, Applications, Coco, Comparison, Rel
 class Config:
     """The whole of params.yaml."""
 
-    seed: Whole
+    seed: Seed
     device: Device
-    threads: Count  # of torch on the CPU; results are bytewise the same only for the same number
+    threads: Threads  # of torch on the CPU; results are bytewise the same only for the same number
     processes: Count  # that train side by side; small networks gain more from them than from threads
     data: Data
     base: Base

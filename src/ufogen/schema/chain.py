@@ -20,11 +20,14 @@ from ufogen.schema.kinds import (
     LogSigma,
     Number,
     Precision,
+    Rank,
     Refused,
     ResizeFilter,
     Share,
+    Side,
     Solver,
     Text,
+    Threads,
     Whole,
 )
 
@@ -43,7 +46,7 @@ class Data:
     path: Text  # the folder of own pictures, of the shards (*.tar), or of COCO (annotations/ and the split's images)
     split: CocoSplit  # of COCO
     cache: Flag  # shards: encode once to the disk, or in each batch anew
-    resolution: Whole  # pixels a side; 0: what the base was made for, which a folder cannot know
+    resolution: Side  # pixels a side; 0: what the base was made for, which a folder cannot know
     resize_filter: ResizeFilter
     crop: Literal["center", "random", "pad"]  # of the largest square; random: drawn once for each image; pad: all, on white
     broken: Literal["skip", "refuse"]  # an image that cannot be read or has no caption: left out and counted, or an error
@@ -54,7 +57,7 @@ class Data:
     caption_key: Text  # the same, of the caption; empty: it is the pair's .txt, or `text` in metadata.jsonl
     encode_batch_size: Count  # shards: pairs that autoencoder and text encoder see at once
     encode_precision: Precision  # shards: of autoencoder and text encoder
-    workers: Count  # threads of each process that read and decode images
+    workers: Threads  # threads of each process that read and decode images
 
 
 @dataclass(config=SECTION)
@@ -131,8 +134,8 @@ class Trainer:
     batch_size: Count  # of each process and micro-batch
     accumulation: Count  # micro-batches of an update
     optimizer: Literal["adam", "adam8bit"]  # adam8bit is that of bitsandbytes
-    generator_lora_rank: Whole  # 0 trains all weights
-    discriminator_lora_rank: Whole
+    generator_lora_rank: Rank  # 0 trains all weights
+    discriminator_lora_rank: Rank
     generator_learning_rate: Number
     discriminator_learning_rate: Number
     beta1: Decay

@@ -9,6 +9,10 @@ from pydantic import BeforeValidator, ConfigDict, Field, Strict
 SECTION = ConfigDict(extra="forbid")  # an unknown key is an error
 
 Count = Annotated[int, Strict(), Field(ge=1)]
+Seed = Annotated[int, Strict(), Field(ge=0, le=2**32 - 1)]  # torch takes 64 bits, the command line 32
+Threads = Annotated[int, Strict(), Field(ge=1, le=1024)]  # OpenMP ends the process where the system has no more
+Side = Annotated[int, Strict(), Field(ge=0, le=8192)]  # pixels
+Rank = Annotated[int, Strict(), Field(ge=0, le=4096)]  # of an adapter
 Whole = Annotated[int, Strict(), Field(ge=0)]
 Number = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
 LogSigma = Annotated[float, Strict(), Field(ge=-5, le=5, allow_inf_nan=False)]

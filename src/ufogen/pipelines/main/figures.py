@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -13,6 +11,7 @@ from PIL import Image
 
 from ufogen import config
 from ufogen.data.images import SCALE
+from ufogen.data.outputs import read_output
 from ufogen.data.pairs import read_pairs
 from ufogen.errors import UserError
 from ufogen.evaluation.sampler import Method
@@ -21,7 +20,6 @@ from ufogen.figures.curves import training_curves
 from ufogen.figures.samples import one_step_samples, rows_of_samples
 from ufogen.pipelines.stage import ARTIFACTS, RESULTS, publish, run
 
-T = TypeVar("T")
 FIGURES = Path("paper/figures")
 UPDATES_SHOWN = 6
 SAMPLER_NAMES = {"renoise": "UFOGen", "ddim": "base, DDIM", "dpm++": "base, DPM++"}
@@ -30,11 +28,13 @@ STEPS_SHOWN = {"ddim": {1, 4, 25}, "dpm++": {25}, "renoise": {1, 4}}
 
 def main(c: config.Config) -> None:
     """Write paper/figures. Raises `UserError` that names a missing or damaged input and the stage that makes it."""
-    pairs = _read(ARTIFACTS / "data" / "evaluation", "prepare", read_pairs)
-    card = _read(ARTIFACTS / "samples" / "card.json", "sample", lambda path: json.loads(path.read_text()))
-    log, validation = (_read(ARTIFACTS / "train" / f"{name}.csv", "train", pd.read_csv) for name in ("curves", "validation"))
+    pairs = read_pairs(ARTIFACTS / "data" / "evaluation")
+    card = read_output(ARTIFACTS / "samples" / "card.json", "sample", lambda path: json.loads(path.read_text()))
+    log, validation = (
+        read_output(ARTIFACTS / "train" / f"{name}.csv", "train", pd.read_csv) for name in ("curves", "validation")
+    )
     log = log.merge(validation, how="outer", on="update")
-    results = _read(RESULTS / "main.csv", "evaluate", pd.read_csv)
+    results = read_output(RESULTS / "main.csv", "evaluate", pd.read_csv)
     methods = [Method(**entry) for entry in card]
     prompts = pairs.captions[: c.sampler.grid_prompts]
 
@@ -49,7 +49,7 @@ def main(c: config.Config) -> None:
         )
         rows_of_samples(
             _progress(ARTIFACTS / "train" / "samples", c.sampler.grid_prompts),
-            _read(ARTIFACTS / "data" / "validation", "prepare", read_pairs).captions[: c.sampler.grid_prompts],
+            read_pairs(ARTIFACTS / "data" / "validation").captions[: c.sampler.grid_prompts],
             "One-step samples from the same noise during training, by the averaged weights; at update 0 the base's.",
             out / "training_progress.png",
         )
@@ -63,7 +63,7 @@ def main(c: config.Config) -> None:
 
 def _samples(method: Method) -> np.ndarray:
     path = ARTIFACTS / "samples" / "evaluation" / f"{method.name}.npy"
-    return _read(path, "sample", lambda path: np.load(path, mmap_mode="r"))
+    return read_output(path, "sample", lambda path: np.load(path, mmap_mode="r"))
 
 
 def _shown(methods: list[Method]) -> list[Method]:
@@ -89,20 +89,10 @@ def _progress(folder: Path, columns: int) -> dict[str, np.ndarray]:
     chosen = np.unique(np.linspace(0, len(paths) - 1, UPDATES_SHOWN).round().astype(int))
     rows = {}
     for path in (paths[i] for i in chosen):
-        sheet = _read(path, "train", lambda path: np.asarray(Image.open(path).convert("RGB")))[::SCALE, ::SCALE]
+        sheet = read_output(path, "train", lambda path: np.asarray(Image.open(path).convert("RGB")))[::SCALE, ::SCALE]
         size = sheet.shape[1] // columns
         rows[f"update {int(path.stem)}"] = sheet[:size].reshape(size, columns, size, 3).swapaxes(0, 1)
     return rows
-
-
-def _read(path: Path, stage: str, reader: Callable[[Path], T]) -> T:
-    try:
-        return reader(path)
-    except FileNotFoundError as error:
-        missing = error.filename or path
-        raise UserError(f"{missing} not found: run the stage {stage} first (dvc repro {stage})") from error
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise UserError(f"{path} cannot be read ({error}): run the stage {stage} again (dvc repro --force {stage})") from error
 
 
 if __name__ == "__main__":
