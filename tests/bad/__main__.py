@@ -18,13 +18,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("word", nargs="?", default="")
+    parser.add_argument("--handled", action="store_true", help="list what is handled too")
     asked = parser.parse_args()
     chosen = [case for case in (*cases(), *full()) if asked.word in str(case)][:: asked.every]
     with tempfile.TemporaryDirectory() as folder, full_disk(Path(folder) / "small") as mounted:
         if not mounted:
             print(f"no {FULL}: a small file system cannot be mounted here")
             chosen = [case for case in chosen if case.kind != FULL]
-        counts = run(chosen, Path(folder))
+        counts = run(chosen, Path(folder), asked.handled)
     print("| kind of input | tried | refused in one line | handled | wrong |\n| --- | --- | --- | --- | --- |")
     counts["all"] = sum(counts.values(), Counter())
     for kind, found in counts.items():
@@ -32,7 +33,7 @@ def main() -> int:
     return int(counts["all"]["wrong"] > 0)
 
 
-def run(chosen: list[Case], folder: Path) -> dict[str, Counter[str]]:
+def run(chosen: list[Case], folder: Path, listed: bool) -> dict[str, Counter[str]]:
     """How often each kind had which verdict."""
     whole, counts = template(folder / "template"), {}
     for case in chosen:
@@ -41,6 +42,8 @@ def run(chosen: list[Case], folder: Path) -> dict[str, Counter[str]]:
         counts.setdefault(case.kind, Counter())[found if well else "wrong"] += 1
         if not well:
             print(f"WRONG {case}: {' '.join(found.split())[:300]}", flush=True)
+        elif listed and found == "handled":
+            print(f"handled {case}", flush=True)
     return counts
 
 

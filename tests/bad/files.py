@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.bad.harness import MODEL, Case
+from tests.bad.parameters import in_repository
 
 FULL = "full disk"
 FIRST = b"\x00\xff not what it says \x00"
@@ -151,9 +152,7 @@ def full() -> Iterator[Case]:
 
 
 def fill() -> None:
-    Path("pipelines/ablations").mkdir(parents=True)
-    Path("pipelines/comparison").mkdir()
-    os.symlink("in/experiments", "experiments")
+    in_repository()
     with contextlib.suppress(OSError), Path("in/filler").open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))

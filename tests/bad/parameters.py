@@ -95,14 +95,19 @@ def composed() -> Iterator[Case]:
         "data.path=" + "x" * 9000,
     )
     for entry, words in itertools.product(("compose", "plan"), given):
-        yield Case(
-            "overrides of experiments/", repr(words[:40]), entry, (words,), partial(os.symlink, "in/experiments", "experiments")
-        )
+        yield Case("overrides of experiments/", repr(words[:40]), entry, (words,), in_repository)
     for entry in ("compose", "plan"):
         yield Case("overrides of experiments/", "no experiments", entry)
     for option, value in itertools.product(("--gpus", "--mfu", "--gpu"), ("0", "-1", "nan", "inf", "text", HUGE, "")):
-        link = partial(os.symlink, "in/experiments", "experiments")
+        link = in_repository
         yield Case("options of the command line", f"{option} {value!r}", "plan", (option, value), link)
+
+
+def in_repository() -> None:
+    """What compose reads and where it writes."""
+    os.symlink("in/experiments", "experiments")
+    for study in ("ablations", "comparison"):
+        Path("pipelines", study).mkdir(parents=True)
 
 
 def command_line() -> Iterator[Case]:

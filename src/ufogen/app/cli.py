@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ufogen.app.record import MAX_SIDE, columns_of, enlargement, grid, png, read_record, version
 from ufogen.app.usage import parser
 from ufogen.errors import UserError
-from ufogen.files import publish, storage_failure, write_whole
+from ufogen.files import publish, storage_failure, write_together
 from ufogen.inference.modelcard import CARD_PROMPTS, model_card, plain
 
 if TYPE_CHECKING:
@@ -87,7 +87,9 @@ def control(a: argparse.Namespace) -> None:
 
 def export(a: argparse.Namespace) -> None:
     """Write a model as an ordinary folder of stock diffusers with a model card."""
-    source, target = a.source.resolve(), a.target.resolve()
+    source, target = (Path(os.path.realpath(path)) for path in (a.source, a.target))
+    if target.is_symlink():
+        raise UserError(f"{a.target} is a loop of links: choose another folder to write")
     if target == source or target in source.parents or source in target.parents:
         raise UserError(f"{a.target} and {a.source} lie in one another: choose another folder to write")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
@@ -242,17 +244,15 @@ def _draw(a: argparse.Namespace, prompts: list[str], draw: Callable[..., list[Im
     made |= {"steps": a.steps} | record
     cells = [{"prompt": prompt, "seed": a.seed + i} for prompt in prompts for i in range(a.n)]
     if folder:
-        try:
-            output.mkdir(exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write {output}: {error.strerror}") from error
+        files = {}
         for i, (cell, image) in enumerate(zip(cells, images, strict=True)):
             cell["file"] = f"{i // a.n + 1:04d}-{cell['seed']}.png"
             own = {"prompts": [cell["prompt"]], "seeds": [cell["seed"]]}
-            _write(output / cell["file"], png(grid([image], 1, scale), made | own))
+            files[output / cell["file"]] = png(grid([image], 1, scale), made | own)
+        _write_folder(output, files)
     else:
         own = {"prompts": prompts, "seeds": [a.seed + i for i in range(a.n)]}
-        _write(output, png(grid(images, columns, scale), made | own))
+        _write(output, {output: png(grid(images, columns, scale), made | own)})
     report = {"output": a.output} | made | {"seconds": round(seconds, 3), "images": cells}
     _say(a, report, f"{a.output}: {len(images)} {'picture' if len(images) == 1 else 'pictures'} in {seconds:.2f} s")
 
@@ -265,12 +265,27 @@ def _check_folder(folder: Path) -> None:
         raise UserError(f"cannot write into {folder}: permission denied")
 
 
-def _write(path: Path, data: bytes) -> None:
-    """A whole file or none."""
+def _write(output: Path, files: dict[Path, bytes]) -> None:
+    """All files whole, or none."""
     try:
-        write_whole(path, data)
+        write_together(files)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+        raise UserError(f"cannot write {str(output)[:LONGEST_NAME]}: {error.strerror}") from error
+
+
+def _write_folder(folder: Path, files: dict[Path, bytes]) -> None:
+    """The same for a folder, which is made where it is not there."""
+    there = folder.is_dir()
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {str(folder)[:LONGEST_NAME]}: {error.strerror}") from error
+    try:
+        _write(folder, files)
+    except UserError:
+        if not there:
+            folder.rmdir()
+        raise
 
 
 def _say(a: argparse.Namespace, report: dict, line: str) -> None:

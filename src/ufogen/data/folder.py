@@ -103,7 +103,7 @@ class Folder:
         found = {}
         for path in sorted({path for path in files if path.suffix.lower() in ENDINGS} | set(said)):
             self.counts["images"] += 1
-            if not path.is_file():
+            if not os.path.isfile(path):  # also where the name is none that a disk takes
                 self._leave_out("missing_images", path, f"is named in {METADATA} and is not there")
                 continue
             facts = said.get(path, {})

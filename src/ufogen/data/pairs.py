@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from ufogen.data.captions import attribute_phrases, captions, mentioned_attributes
 from ufogen.data.nouns import KINDS, Nouns
-from ufogen.data.outputs import read_output
+from ufogen.errors import UserError
 from ufogen.randomness import numpy_generator
 
+T = TypeVar("T")
 BLOCK = 4096  # pairs that share one random generator
 
 
@@ -64,6 +67,17 @@ def _read_pairs(folder: Path) -> Pairs:
 
 def _is_text(caption: object) -> bool:
     return isinstance(caption, str)
+
+
+def read_output(path: Path, stage: str, reader: Callable[[Path], T]) -> T:
+    """What `reader` makes of an output of the stage. Raises `UserError` where it is missing or cannot be read."""
+    try:
+        return reader(path)
+    except FileNotFoundError as error:
+        missing = error.filename or path
+        raise UserError(f"{missing} not found: run the stage {stage} first (dvc repro {stage})") from error
+    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): run the stage {stage} again (dvc repro --force {stage})") from error
 
 
 def make_pairs(nouns: Nouns, n: int, seed: int, purpose: str, number: int = 0, threads: int = 1, law: str = "short") -> Pairs:

@@ -11,8 +11,7 @@ from PIL import Image
 
 from ufogen import config
 from ufogen.data.images import SCALE
-from ufogen.data.outputs import read_output
-from ufogen.data.pairs import read_pairs
+from ufogen.data.pairs import read_output, read_pairs
 from ufogen.errors import UserError
 from ufogen.evaluation.sampler import Method
 from ufogen.figures.comparison import quality_against_openness, quality_against_steps, quality_against_time
