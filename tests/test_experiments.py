@@ -145,7 +145,7 @@ def test_arms_are_runs_by_name_with_any_number_of_seeds(tmp_path, monkeypatch: p
         ("objective.gamma=nosuch", "parameter objective.gamma is 'nosuch'; allowed: snr, truncated_snr"),
         ("trainer.updates=0", "parameter trainer.updates is 0; allowed: a whole number, 1 or greater"),
         ("objective.step_size_max=700", "parameter objective.step_size_max is 700; allowed: 0, or a whole number, 750"),
-        ("~seed", "parameter seed is missing; allowed: a whole number, 0 or greater"),
+        ("~seed", "parameter seed is missing; allowed: a whole number, 0 ... 4294967295"),
         ("+extra=1", "unknown parameter extra; allowed in the file are seed, "),
         ("base=diffusers", "parameter base.path is missing; allowed: text"),
         ("objective.gamma={", "parameters 'objective.gamma={' cannot be composed: no viable alternative"),
