@@ -12,7 +12,7 @@ import torch
 
 from ufogen import config
 from ufogen.errors import UserError
-from ufogen.files import HASHES, altered, sha256
+from ufogen.files import HASHES, altered, sha256, write_together
 from ufogen.pipelines import stage as common
 
 ROOT = Path(__file__).parents[2]
@@ -111,3 +111,12 @@ def test_changed_and_missing_weights_count_as_altered(harm: str, tmp_path: Path)
     path = tmp_path / "vae/weights.safetensors"
     path.write_bytes(b"other") if harm == "change" else path.unlink()
     assert altered(tmp_path) == altered(tmp_path, "vae") == [path] and altered(tmp_path, "unet") == []
+
+
+def test_files_that_belong_together_are_written_together_or_not_at_all(tmp_path: Path):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(OSError):
+        write_together({tmp_path / "a": b"new", tmp_path / "absent" / "b": b"new"})
+    assert (tmp_path / "a").read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["a"]
+    write_together({tmp_path / "a": b"new", tmp_path / "b": b"new"})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "new", "b": "new"}
