@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup repro ablations comparison test test-core test-rest smoke lint clean
+.PHONY: help setup repro ablations comparison test test-core test-rest smoke soak lint clean
 
 # The first of these that is Python 3.11 or newer and can make a virtual environment.
 PYTHON ?= $(shell for p in python3.11 python3; do \
@@ -43,6 +43,9 @@ test-rest: setup ## run the tests that test-core leaves out
 
 smoke: setup ## run only the end-to-end tests of the pipeline
 	@$(PYTEST) -m pipeline
+
+soak: setup ## kill stages at random a hundred times, at most an hour, and compare what they make with an undisturbed run
+	@$(ENTER) .venv/bin/python -m tests.soak $(SOAK)
 
 lint: .venv/.installed ## check the code's style
 	@.venv/bin/python -m ruff check .

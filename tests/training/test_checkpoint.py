@@ -140,10 +140,10 @@ HARM = {
 @pytest.mark.parametrize("name", ["model.safetensors", "run.json"])
 @pytest.mark.parametrize("harm", HARM)
 def test_damaged_state_is_said_in_a_line_and_the_one_before_is_used(harm, name, tmp_path, model, accelerator, capsys):
-    checkpoint = Checkpoint(tmp_path, accelerator, "run")
+    before = Checkpoint(tmp_path, accelerator, "run")
     for step in (1, 2):
         fill(model, step)
-        checkpoint.save(step, {"number": step})
+        before.save(step, {"number": step})
     HARM[harm](tmp_path / "step-0000002" / name)
     checkpoint = Checkpoint(tmp_path, accelerator, "run")
     assert (checkpoint.load(), checkpoint.notes, content(model)) == (1, {"number": 1}, {1.0})
@@ -157,9 +157,9 @@ def test_damaged_state_is_said_in_a_line_and_the_one_before_is_used(harm, name, 
 
 
 def test_where_no_state_is_whole_the_run_starts_anew_and_says_so(tmp_path, model, accelerator, capsys):
-    checkpoint = Checkpoint(tmp_path, accelerator, "run")
+    before = Checkpoint(tmp_path, accelerator, "run")
     for step in (1, 2):
-        checkpoint.save(step)
+        before.save(step)
     for step in (1, 2):
         flip(tmp_path / f"step-{step:07d}" / "model.safetensors")
     fill(model, 5.0)

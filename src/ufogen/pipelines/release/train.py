@@ -1,7 +1,6 @@
 """Train the generator that is released.
 
-`python -m ufogen.launch --standalone --nproc_per_node 2 -m ufogen.pipelines.release.train`;
-stopped, the same command goes on from its last checkpoint.
+`python -m ufogen.launch --standalone --nproc_per_node 2 -m ufogen.pipelines.release.train`
 """
 
 from __future__ import annotations
