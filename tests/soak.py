@@ -2,8 +2,8 @@
 
 The stages run once undisturbed, with the smoke profile. Then a stage drawn by chance is made anew again and again: it is killed
 (SIGKILL, all its processes) at a random moment, started with the same command, killed again, and after a few kills left to end.
-What it then has made must be what the undisturbed run made, byte for byte. Prints each kill and the count; ends with status 1 at
-a difference.
+What it then has made must be what the undisturbed run made, byte for byte. Prints each kill and the count; ends with status 1
+at a difference.
 """
 
 from __future__ import annotations
