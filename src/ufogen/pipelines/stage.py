@@ -1,4 +1,4 @@
-"""What every stage does: read parameters, set up torch, print errors as one line, publish its outputs whole."""
+"""What every stage does: read parameters, print errors as one line, publish its outputs whole; runs of studies."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import argparse
 import contextlib
 import os
 import shutil
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import diffusers
@@ -16,6 +18,7 @@ import pandas as pd
 import psutil
 import torch
 import transformers
+from tqdm import tqdm
 
 from ufogen import config, signals
 from ufogen.errors import Stopped, UserError
@@ -56,12 +59,35 @@ def _run(stage: Callable[[config.Config], None]) -> None:
         sys.exit(_line(f"cannot write an output: {reason}; make room or choose another disk, then run the same command"))
 
 
-def stop_children(error: BaseException) -> None:
-    """Where `error` is a stop, tell the processes that this one has started, so that they end too."""
-    if isinstance(error, Stopped):
-        for child in psutil.Process().children():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.send_signal(error.number)
+def run_side_by_side(commands: dict[str, Sequence[str]], processes: int) -> None:
+    """Run stages, each a module and its overrides under the name that an error calls it, some at a time, one thread each.
+
+    Raises `UserError` with the last line of one that failed, after which none is begun. A stop is passed on to those that run.
+    """
+    with ThreadPoolExecutor(processes) as pool:
+        futures = [pool.submit(_work, name, command) for name, command in commands.items()]
+        try:
+            for future in tqdm(as_completed(futures), total=len(futures), desc="arms"):
+                future.result()
+        except BaseException as error:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, Stopped):
+                _signal_children(error.number)
+            raise
+
+
+def _work(name: str, command: Sequence[str]) -> None:
+    command = [sys.executable, "-m", *command, "threads=1"]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"{name} failed: {last}")
+
+
+def _signal_children(number: int) -> None:
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.send_signal(number)
 
 
 def read(params: str, overrides: list[str]) -> config.Config:
