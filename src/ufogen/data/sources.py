@@ -28,8 +28,7 @@ class NounsSource:
         return self.nouns.render(self.nouns.sample(n, numpy_generator(self.c.seed, purpose, *key)))
 
     def pairs(self, n: int, purpose: str, key: int = 0) -> Pairs:
-        c = self.c
-        return make_pairs(self.nouns, n, c.seed, purpose, key, threads=c.threads, law=c.pretrain.denoiser.captions)
+        return make_pairs(self.nouns, n, self.c.seed, purpose, key, threads=self.c.threads)
 
     def others(self, pairs: Pairs, purpose: str, *key: int) -> np.ndarray:
         """Other images that fit the captions as well."""

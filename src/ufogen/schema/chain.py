@@ -9,7 +9,6 @@ from pydantic.dataclasses import dataclass
 
 from ufogen.schema.kinds import (
     SECTION,
-    Captions,
     CocoSplit,
     Count,
     Counts,
@@ -38,7 +37,6 @@ class Data:
     evaluation."""
 
     source: Literal["nouns", "folder", "webdataset", "coco"]
-    captions: Captions  # Nouns: how many attributes each names
     train_size: Count  # Nouns: image-caption pairs that are encoded once
     evaluation_size: Count  # prompts, as many samples and as many reference images; of a folder they are not trained on
     node_modules: Text

@@ -30,7 +30,6 @@ Heads = Literal["output", "both", "levels"]  # of the discriminator (diffusion/n
 ResizeFilter = Literal["box", "bilinear", "bicubic", "lanczos"]  # Pillow's, with antialiasing
 CocoSplit = Literal["train2014", "val2014", "train2017", "val2017"]
 Solver = Literal["ddim", "dpm++"]  # diffusion/sampling.py
-Captions = Literal["short", "any"]  # name one or two attributes, or between one and five (data/captions.py)
 Optimizer = Literal["adam", "muon"]  # of the base (base/muon.py)
 Gamma = Literal["snr", "truncated_snr", "constant"]
 

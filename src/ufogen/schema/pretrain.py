@@ -9,7 +9,6 @@ from pydantic.dataclasses import dataclass
 
 from ufogen.schema.kinds import (
     SECTION,
-    Captions,
     Count,
     Counts,
     Decay,
@@ -70,7 +69,6 @@ class Denoiser:
     channels: Counts
     attention: Literal["upper", "lower", "all"]  # at every level but the lowest, but the highest, or at all
     heads: Count
-    captions: Captions
     max_length: Count  # tokens of a caption
     caption_dropout: Share
     rounds: Annotated[list[DenoiserRound], Field(min_length=1)]

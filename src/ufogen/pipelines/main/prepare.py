@@ -58,14 +58,14 @@ def prepare_coco(c: config.Config) -> None:
 def prepare_nouns(c: config.Config) -> None:
     """Training pairs; prompts with reference images and a second real set, for validation and, apart
     from it, for evaluation; held-out pairs. Settings are chosen on the validation sets alone."""
-    nouns, n, law = Nouns.load(c.data.node_modules), c.data.evaluation_size, c.data.captions
+    nouns, n = Nouns.load(c.data.node_modules), c.data.evaluation_size
     sets = {
-        "train": make_pairs(nouns, c.data.train_size, c.seed, "train", law=law),
-        "validation": make_pairs(nouns, n, c.seed, "validation", law=law),
-        "validation_floor": make_pairs(nouns, n, c.seed, "validation floor", law=law),
-        "evaluation": make_pairs(nouns, n, c.seed, "evaluation prompts", law=law),
-        "heldout": heldout_pairs(nouns, max(n // 4, 1), c.seed, "evaluation held out", law),
-        "floor": make_pairs(nouns, n, c.seed, "evaluation floor", law=law),
+        "train": make_pairs(nouns, c.data.train_size, c.seed, "train"),
+        "validation": make_pairs(nouns, n, c.seed, "validation"),
+        "validation_floor": make_pairs(nouns, n, c.seed, "validation floor"),
+        "evaluation": make_pairs(nouns, n, c.seed, "evaluation prompts"),
+        "heldout": heldout_pairs(nouns, max(n // 4, 1), c.seed, "evaluation held out"),
+        "floor": make_pairs(nouns, n, c.seed, "evaluation floor"),
     }
     with publish(ARTIFACTS / "data") as out:
         for name, pairs in sets.items():
