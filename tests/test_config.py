@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-from tests.settings import PARAMS, configured
+from tests.settings import PARAMS, configured, make_objective
 from ufogen import config
 from ufogen.config import Config, allowed_at, build, load, to_dict
 from ufogen.errors import UserError
@@ -92,7 +92,7 @@ def test_precision_no_may_stand_without_quotes(text):
         ("sampler.base_solvers=[euler]", "sampler.base_solvers[0]", "'euler'", "ddim, dpm++"),
         ("objective.entry_share=1.5", "objective.entry_share", "1.5", "a number, 0 ... 1"),
         ("trainer.beta2=1", "trainer.beta2", "1", "a number, 0 or greater, below 1"),
-        ("objective.step_size_max=700", "objective.step_size_max", "700", "0, or a whole number, 750 or greater"),
+        ("objective.step_size_max=200", "objective.step_size_max", "200", "0, or a whole number, 250 or greater"),
         ("pretrain.decoder=", "pretrain.decoder", "None|''", "a section of keys"),
         ("toy.trained_steps=[1,3]", "toy.trained_steps[1]", "3", "divisors of 1000"),
     ],
@@ -119,10 +119,10 @@ def test_unreadable_file_is_a_user_error(params, text):
 
 
 def test_values_that_do_not_fit_the_schedule_are_named():
-    objective = configured().objective
+    objective = make_objective()
     config.check_timesteps(objective, 1000)
     for key, value, allowed in (
-        ("step_size", 1001, "1 ... 1000"), ("step_size_max", 1001, "0, 750 ... 1000"), ("minimum_timestep", 1000, "0 ... 999"),
+        ("step_size", 1001, "1 ... 1000"), ("step_size_max", 1001, "0, 250 ... 1000"), ("minimum_timestep", 1000, "0 ... 999"),
     ):  # fmt: skip
         changes = {"step_size_max": 0, key: value} if key == "step_size" else {key: value}
         with pytest.raises(UserError, match=rf"^parameter objective\.{key} is {value}; allowed: {re.escape(allowed)}$"):
@@ -131,8 +131,8 @@ def test_values_that_do_not_fit_the_schedule_are_named():
 
 def test_latents_of_a_round_that_is_not_trained_are_refused():
     rounds = to_dict(configured().pretrain.denoiser)["rounds"]
-    rounds[1]["autoencoder_round"] = 3
-    with pytest.raises(UserError, match=r"^parameter pretrain\.denoiser\.rounds\[1\]\.autoencoder_round is 3; .*0 \.\.\. 2$"):
+    rounds[0]["autoencoder_round"] = 4
+    with pytest.raises(UserError, match=r"^parameter pretrain\.denoiser\.rounds\[0\]\.autoencoder_round is 4; .*0 \.\.\. 3$"):
         configured(pretrain={"denoiser": {"rounds": rounds}})
 
 
