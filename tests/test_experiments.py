@@ -134,11 +134,18 @@ def test_arms_are_runs_by_name_with_any_number_of_seeds(tmp_path, monkeypatch: p
     assert first[: first.index(1)] == [0] * 4  # the arms with the most seeds, one seed after another
 
 
+def test_what_is_changed_in_the_main_chain_leaves_the_arms_of_the_ablations_as_they_are():
+    """A uniform law of s, for one, is a good main chain, and no arm with the posterior could have it."""
+    changed = ["objective.s_law=uniform", "objective=siddm", "trainer.updates=7"]
+    assert compose_stage.arms(changed) == compose_stage.arms([])
+    assert compose_stage.arms(["ablations.updates=7"]) != compose_stage.arms([])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("objective=nosuch", "parameter objective is 'nosuch'; allowed: author_code, ddgan, gan, siddm, ufogen"),
-        ("profile=nosuch", "parameter profile is 'nosuch'; allowed: clipart, cpu, gpu, sd15, smoke"),
+        ("profile=nosuch", "parameter profile is 'nosuch'; allowed: clipart, cpu, gpu, next, sd15, smoke"),
         ("objectve=siddm", "unknown parameter objectve; allowed in the file are seed, device, "),
         ("objective.gama=snr", "unknown parameter objective.gama; allowed in objective are parameterization, "),
         ("pretrain.denoiser.x=3", "unknown parameter pretrain.denoiser.x; allowed in pretrain.denoiser are channels, "),

@@ -21,6 +21,7 @@ from ufogen.files import write_together
 
 EXPERIMENTS = Path("experiments")
 ALLOWED = "KEY=VALUE, as in profile=gpu or trainer.updates=100"
+MAIN_ALONE = re.compile(r"(objective|trainer)[.=]")
 HEADER = "# Written by `python -m ufogen.compose` from experiments/{}: one file an arm, one run a seed.\n"
 
 
@@ -38,9 +39,11 @@ def parameters(overrides: list[str]) -> dict:
 def arms(overrides: list[str]) -> dict:
     """What pipelines/ablations/arms.yaml holds: `runs`, {NAME-SEED: its arm and seed}, and each arm's own sections.
 
-    Arms with more seeds come first, and of those one seed after another, so that a study that is stopped has whole pairs.
+    Overrides of the main chain's objective and trainer do not reach the arms, which pin theirs. Arms with more seeds come
+    first, and of those one seed after another, so that a study that is stopped has whole pairs.
     """
     found = {}
+    overrides = [override for override in overrides if not MAIN_ALONE.match(override)]
     for path in sorted((EXPERIMENTS / "ablation").glob("[!.]*.yaml")):
         tree = parameters([*overrides, f"+ablation={path.stem}"])
         found[path.stem] = tree["ablation"] | {"objective": tree["objective"], "trainer": tree["trainer"]}
