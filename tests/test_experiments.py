@@ -97,6 +97,14 @@ def test_the_gan_alone_has_no_reconstruction_and_sees_pure_noise_and_clean_data(
     }  # fmt: skip
 
 
+def test_profile_of_the_next_base_leaves_the_methods_that_are_compared_and_chosen_as_they_are():
+    """What the profile says of UFOGen is not said of the GAN alone, whose s is clean data."""
+    compared, usual = (compose_stage.compared(given)["arms"] for given in (["profile=next"], []))
+    assert compared["gan"]["objective"] == usual["gan"]["objective"]
+    assert compared["ufogen"]["objective"] == composed("profile=next")["objective"]
+    assert composed("profile=next", "objective=siddm")["objective"] == composed("objective=siddm")["objective"]
+
+
 def test_arms_differ_from_ufogen_in_what_their_file_says_and_in_nothing_else():
     arms = yaml.safe_load((ROOT / "pipelines/ablations/arms.yaml").read_text())["arms"]
     for name, arm in arms.items():
