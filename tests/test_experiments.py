@@ -136,8 +136,9 @@ def test_arms_are_runs_by_name_with_any_number_of_seeds(tmp_path, monkeypatch: p
 
 
 def test_what_is_changed_in_the_main_chain_leaves_the_arms_of_the_ablations_as_they_are():
-    """s_law=step with a step_size_max below some arm's k, for one, is a good main chain."""
-    assert compose_stage.arms(["objective.step_size_max=700", "objective=siddm", "trainer.updates=7"]) == compose_stage.arms([])
+    """A uniform law of s, for one, is a good main chain, and no arm with the posterior could have it."""
+    changed = ["objective.s_law=uniform", "objective=siddm", "trainer.updates=7"]
+    assert compose_stage.arms(changed) == compose_stage.arms([])
     assert compose_stage.arms(["ablations.updates=7"]) != compose_stage.arms([])
 
 

@@ -276,7 +276,9 @@ def test_command_prints_text_and_json(folder, monkeypatch, capsys):
     text = plan.described(report)
     assert f"generator {report['parameters']['generator']:,}" in text
     assert cli.main(["plan", "profile=none"]) == 1
-    assert capsys.readouterr().err.startswith("error: parameter profile is 'none'; allowed: clipart, cpu, gpu, sd15, smoke")
+    assert capsys.readouterr().err.startswith(
+        "error: parameter profile is 'none'; allowed: clipart, cpu, gpu, next, sd15, smoke"
+    )
 
 
 def test_command_needs_the_repository(tmp_path, monkeypatch, capsys):
