@@ -167,13 +167,14 @@ def test_what_is_changed_in_the_main_chain_leaves_the_arms_of_the_ablations_as_t
         ("data.path=${nosuch}", "parameters 'data.path=${nosuch}' cannot be composed: Interpolation key 'nosuch' not found"),
     ],
 )
-def test_what_cannot_be_composed_is_one_line_and_writes_nothing(override, message, tmp_path, monkeypatch: pytest.MonkeyPatch):
+def test_what_cannot_be_composed_is_one_line_and_writes_nothing(override, message, tmp_path, monkeypatch, capsys):
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as error:
         compose_stage.command([override])
-    said = str(error.value)
-    assert said.startswith(f"error: {message}") and "; allowed" in said and "\n" not in said and len(said) < 500
+    said = capsys.readouterr().err
+    assert error.value.code == 2 and said.startswith(f"error: {message}") and "; allowed" in said
+    assert said.count("\n") == 1 and len(said) < 500
     assert [path.name for path in tmp_path.iterdir()] == ["experiments"]
 
 

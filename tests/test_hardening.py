@@ -103,7 +103,7 @@ def assert_picture(done: tuple[int, str]) -> None:
 
 def assert_refused(done: tuple[int, str], message: str) -> None:
     status, said = done
-    assert status == 1 and said.startswith("error: ") and said.count("\n") == 1 and message in said
+    assert status == 2 and said.startswith("error: ") and said.count("\n") == 1 and message in said
     assert not Path("out.png").exists()
 
 

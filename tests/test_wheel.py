@@ -130,7 +130,7 @@ def test_without_gradio_the_one_command_that_gets_it_is_named(fresh, elsewhere):
     with lacking(fresh, "gradio"):
         done = run(fresh, "ufogen", "demo", cwd=elsewhere)
     line = f"error: the page needs gradio, which is not installed: pip install '{gradio}'\n"
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
 
 
 def test_what_is_missing_is_one_line_that_names_the_command_that_gets_it(fresh, elsewhere):

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from ufogen import config
-from ufogen.errors import UserError
+from ufogen.errors import UserError, refuse
 from ufogen.files import write_together
 
 EXPERIMENTS = Path("experiments")
@@ -104,7 +104,7 @@ def command(arguments: list[str]) -> None:
     try:
         main([*given.overrides, *unknown])
     except UserError as error:
-        sys.exit(f"error: {error}")
+        refuse(error)
     except OSError as error:
         sys.exit(f"error: cannot write {error.filename}: {error.strerror}")
 

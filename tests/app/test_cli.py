@@ -95,7 +95,7 @@ def record(path: Path) -> dict:
 
 def assert_refused(done: tuple[int, str, str], message: str) -> None:
     status, out, err = done
-    assert status == 1 and out == ""
+    assert status == 2 and out == ""
     assert err.startswith("error: ") and err.count("\n") == 1 and message in err
 
 
@@ -508,13 +508,13 @@ def test_closed_stream_is_no_failure(folder, workplace, closed):
 def test_failure_with_closed_streams_keeps_its_exit_status(workplace):
     asked = shlex.join([sys.executable, "-m", "ufogen.app.cli", "info", "missing.png"])
     for closed in (">&-", "2>&-", ">&- 2>&-"):
-        assert subprocess.run(["sh", "-c", f"{asked} {closed}"]).returncode == 1
+        assert subprocess.run(["sh", "-c", f"{asked} {closed}"]).returncode == 2
 
 
 def test_prompts_of_a_closed_stdin_are_one_line(workplace):
     asked = shlex.join([sys.executable, "-m", "ufogen.app.cli", "sample", "--prompts", "-"])
     done = subprocess.run(["sh", "-c", f"{asked} <&-"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: - has no prompts\n")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: - has no prompts\n")
 
 
 @pytest.mark.parametrize("scale", ["nan", "inf", "-inf", "-1", "1e30"])

@@ -129,6 +129,8 @@ def _verdict(case: Case) -> str:
     left = sorted(_outputs().items() ^ before.items())
     if status == -1 or "Traceback" in said:
         return f"traceback: {said.strip().splitlines()[-1]}"
+    if status != 2 and not (status == 1 and "cannot write" in said):
+        return f"status {status}: {said}"
     if said.count("\n") != 1 or not said.startswith("error: "):
         return f"{said.count(chr(10))} lines: {said}"
     return f"left {left}" if left else "refused"

@@ -138,7 +138,7 @@ def test_applications_write_every_result(reproduced: Path):
 
 def test_bad_parameter_is_one_clear_line(reproduced: Path):
     done = command(reproduced, "ufogen.pipelines.main.train", "trainer.updats=3", check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: unknown parameter trainer.updats; allowed in trainer")
 
 
@@ -150,7 +150,7 @@ def test_changed_weights_are_refused(clone: Path, tmp_path: Path):
     content[-1] ^= 1
     path.write_bytes(content)
     done = command(clone, "ufogen.pipelines.main.initialize", f"base.path={folder}", check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "differ from their recorded hash" in done.stderr
 
 

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return 0
     except UserError as error:
-        return _fail(str(error))
+        return _fail(str(error), 2)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has gone
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         reason = _shortage(error)
         if reason is None:
             raise
-        return _fail(reason)
+        return _fail(reason, 1)
 
 
 def sample(a: argparse.Namespace) -> None:
@@ -168,10 +168,10 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, status: int) -> int:
     line = "".join(c if c.isprintable() else " " for c in message.encode(errors="replace").decode())
     print("error:", " ".join(line.split()), file=sys.stderr)
-    return 1
+    return status
 
 
 def _shortage(error: Exception) -> str | None:

@@ -21,7 +21,7 @@ import transformers
 from tqdm import tqdm
 
 from ufogen import config, signals
-from ufogen.errors import Stopped, UserError
+from ufogen.errors import Stopped, UserError, refuse
 from ufogen.files import ARTIFACTS, storage_failure, write_whole
 from ufogen.files import RESULTS as RESULTS  # for the stages
 from ufogen.files import publish as publish
@@ -50,13 +50,14 @@ def _run(stage: Callable[[config.Config], None]) -> None:
         torch.set_num_threads(settings.threads)
         stage(settings)
     except UserError as error:
-        sys.exit(_line(str(error)))
+        refuse(error)
     except Exception as error:
         failure = storage_failure(error, unnamed=str(ARTIFACTS))
         if failure is None:
             raise
         reason = ": ".join(map(str, filter(None, failure)))
-        sys.exit(_line(f"cannot write an output: {reason}; make room or choose another disk, then run the same command"))
+        reason = " ".join(reason.split())
+        sys.exit(f"error: cannot write an output: {reason}; make room or choose another disk, then run the same command")
 
 
 def run_side_by_side(commands: dict[str, Sequence[str]], processes: int) -> None:
@@ -133,7 +134,3 @@ def _quiet() -> None:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # memory-mapped, and only read
-
-
-def _line(message: str) -> str:
-    return "error: " + " ".join(message.split())
