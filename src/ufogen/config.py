@@ -20,6 +20,7 @@ from ufogen.schema.chain import Evaluation as Evaluation
 from ufogen.schema.chain import Objective as Objective
 from ufogen.schema.chain import Sampler as Sampler
 from ufogen.schema.chain import Trainer as Trainer
+from ufogen.schema.chain import Tuning as Tuning
 from ufogen.schema.distillation import DMD2 as DMD2
 from ufogen.schema.distillation import SECTIONS
 from ufogen.schema.distillation import YOSO as YOSO

@@ -38,7 +38,7 @@ def test_batch_is_a_function_of_its_number():
     assert torch.equal(late(11).latents, expected[11].latents)
 
 
-@pytest.mark.parametrize(("attention", "levels"), [("upper", [True, True, False]), ("lower", [False, True, True])])
+@pytest.mark.parametrize(("attention", "levels"), [("all", [True, True, True]), ("lower", [False, True, True])])
 def test_levels_with_cross_attention(attention: str, levels: list[bool]):
     settings = make_denoiser(channels=[16, 16, 32], heads=2, attention=attention)
     model = build_denoiser(settings, latent_channels=8)

@@ -49,6 +49,19 @@ def test_timesteps_are_the_solvers_and_a_skipping_step_leads_to_the_next():
     assert torch.equal(items.s, (items.t - 20).clamp(min=0))
 
 
+def test_a_share_of_the_items_is_pure_noise_at_the_largest_timestep_and_knows_nothing_of_the_data():
+    schedule = SCHEDULE.until(800)
+    tuned = make_method(make_distillation("consistency", skipping_step=40, entry_share=0.5), schedule, "v_prediction")
+    zeros, far = (
+        tuned.draw(torch.full((400, 4, 8, 8), value), {}, Draws(torch_generator("cpu", 0, "test")), 0) for value in (0.0, 1e6)
+    )
+    at_entry = zeros.t == 800
+    assert set(zeros.t.tolist()) == set(range(40, 801, 40)) and torch.equal(zeros.s, zeros.t - 40)
+    assert 0.45 < at_entry.float().mean() < 0.6  # half of them, and a twentieth of the others
+    assert torch.equal(zeros.x_t[at_entry], far.x_t[at_entry]) and (far.x_t[~at_entry] > 1e5).all()
+    assert zeros.x_t[at_entry].std() == pytest.approx(1, abs=0.02)
+
+
 def test_sampling_timesteps_are_ones_that_it_was_trained_at():
     assert method().timesteps(4) == [999, 759, 499, 259]
     assert method().timesteps(1) == [999]
@@ -105,5 +118,5 @@ def test_huber_is_square_at_0_and_absolute_far_out():
 
 
 def test_step_that_does_not_divide_the_schedule_is_refused():
-    with pytest.raises(UserError, match="skipping_step is 30; allowed: divisors of 1000"):
+    with pytest.raises(UserError, match="skipping_step is 30; allowed: divisors of 1000 or of 999"):
         method(skipping_step=30)

@@ -85,7 +85,7 @@ def test_main_chain_writes_every_result(reproduced: Path):
 def test_exported_folder_samples_in_stock_diffusers(reproduced: Path):
     pipeline = StableDiffusionPipeline.from_pretrained(reproduced / "artifacts/ufogen", local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
-    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(2, pipeline.unet.config.in_channels, 8, 8, generator=torch.Generator().manual_seed(0))
     prompts = ["a noun with a shark head", "noun with red square glasses"]
     images = pipeline(prompts, num_inference_steps=1, guidance_scale=0, latents=noise, output_type="np").images
     assert images.shape == (2, 32, 32, 3) and np.isfinite(images).all() and images.std() > 0

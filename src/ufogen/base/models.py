@@ -42,10 +42,10 @@ def build_autoencoder(c: config.Autoencoder, image_size: int = 32) -> Autoencode
 
 
 def build_denoiser(c: config.Denoiser, latent_channels: int = 4, latent_size: int = 8) -> UNet2DConditionModel:
-    """Stable Diffusion's U-Net made narrow: cross-attention at all levels but the lowest, or as `c.attention` says."""
+    """Stable Diffusion's U-Net made narrow, with cross-attention at its lowest level too, and at its highest where `c.attention` says so."""
     down = ["CrossAttnDownBlock2D"] * len(c.channels)
-    if c.attention != "all":
-        down[-1 if c.attention == "upper" else 0] = "DownBlock2D"
+    if c.attention == "lower":
+        down[0] = "DownBlock2D"
     return UNet2DConditionModel(
         sample_size=latent_size,
         in_channels=latent_channels,

@@ -145,11 +145,17 @@ def make_networks(
     schedule: Schedule,
     prediction_type: str,
     objective: config.Objective,
+    tuned: UNet2DConditionModel | None = None,
 ) -> tuple[Generator, Discriminator]:
-    """Both networks from copies of one pretrained denoiser, which is left as it is, or one or both from scratch."""
+    """Both networks from copies of one pretrained denoiser, which is left as it is, or one or both from scratch.
+
+    tuned: the denoiser that G starts from where the objective asks for it.
+    """
 
     def network(init: str) -> UNet2DConditionModel:
-        return (copy.deepcopy(unet) if init == "base" else UNet2DConditionModel.from_config(unet.config)).train()
+        if init == "scratch":
+            return UNet2DConditionModel.from_config(unet.config).train()
+        return copy.deepcopy(tuned if init == "tuned" else unet).train()
 
     generator = Generator(network(objective.generator_init), schedule, prediction_type)
     return generator, make_discriminator(network(objective.discriminator_init), objective)

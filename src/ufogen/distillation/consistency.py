@@ -6,6 +6,8 @@ f(x_t, t) = c_skip(t) x_t + c_out(t) x'_0 shall be the same along the ODE of the
     x_s = one DDIM step of the guided teacher from t to s = t - k           skipping step, section 4.3
     min d( f(x_t, t), f^-(x_s, s) )                                         f^-: the average of f
 
+Ours, for `tuning`: a share of the items is pure noise at the largest t, where G is entered. Without it all is as in the paper.
+
 The guidance is the comparison's one scale and no input of the network; the paper draws it for each item and embeds it.
 Sampling is diffusers' LCMScheduler: its timesteps are of the solver's grid, and its steps are, with f for G, those that
 UFOGen takes (`sampling.sample_generator`).
@@ -50,13 +52,18 @@ class Consistency(Method):
     def __init__(self, schedule: Schedule, settings: config.Consistency, prediction_type: str):
         super().__init__(schedule, settings, prediction_type)
         k, last = settings.skipping_step, schedule.num_timesteps
-        if last % k:
-            raise UserError(f"parameter distillation.skipping_step is {k}; allowed: divisors of {last}")
+        if last % k and (last - 1) % k:
+            raise UserError(f"parameter skipping_step is {k}; allowed: divisors of {last} or of {last - 1}")
 
     def draw(self, x_0: Tensor, caption: dict[str, Tensor], draws: Draws, phase: int) -> Items:
         k, last = self.settings.skipping_step, self.schedule.num_timesteps - 1
         t = last - k * draws.integers(0, (last + 1) // k, len(x_0))
-        x_t = self.schedule.q(x_0, t).sample(draws.normal(x_0))
+        noise = draws.normal(x_0)
+        if not self.settings.entry_share:
+            return Items(self.schedule.q(x_0, t).sample(noise), t, (t - k).clamp(min=0), caption)
+        t = torch.where(draws.uniform(len(x_0)) < self.settings.entry_share, last, t)
+        pure = (t == last).reshape(-1, *[1] * (x_0.ndim - 1))
+        x_t = torch.where(pure, noise, self.schedule.q(x_0, t).sample(noise))
         return Items(x_t, t, (t - k).clamp(min=0), caption)
 
     def denoiser(self, network: Network) -> Network:

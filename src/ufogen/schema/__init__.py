@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic.dataclasses import dataclass
 
-from ufogen.schema.chain import Base, Data, Evaluation, Objective, Sampler, Trainer
+from ufogen.schema.chain import Base, Data, Evaluation, Objective, Sampler, Trainer, Tuning
 from ufogen.schema.kinds import SECTION, Count, Device, Seed, Threads
 from ufogen.schema.pretrain import Pretrain
 from ufogen.schema.studies import Ablations, Applications, Coco, Comparison, Release, Toy
@@ -26,6 +26,7 @@ class Config:
     base: Base
     pretrain: Pretrain
     objective: Objective
+    tuning: Tuning
     trainer: Trainer
     sampler: Sampler
     evaluation: Evaluation

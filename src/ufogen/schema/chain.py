@@ -98,7 +98,7 @@ class Objective:
     r1_interval: Count  # updates of D from one penalised to the next, R2 with R1
     r1_variable: Literal["x_s", "x_0"]  # what the gradient is taken in: the discriminator's input or clean data
     mismatched_share: Share  # of D's fakes that are real samples under another item's caption; not the paper's
-    generator_init: Literal["base", "scratch"]
+    generator_init: Literal["base", "tuned", "scratch"]  # tuned: the base after `tuning`; not the paper's
     discriminator_init: Literal["base", "scratch"]
     discriminator_heads: Heads  # both: D decides at its bottleneck too; levels: at every level. Not the paper's
     discriminator_trained: Literal["all", "heads"]  # heads: the pretrained U-Net of D stays as it is; not the paper's
@@ -122,6 +122,19 @@ class Objective:
         if self.step_size_max and self.step_size_max < self.step_size:
             raise Refused("step_size_max", self.step_size_max, f"0, or a whole number, {self.step_size} or greater")
         return self
+
+
+@dataclass(config=SECTION)
+class Tuning:
+    """The base made consistent along its own ODE before UFOGen begins, where objective.generator_init is `tuned`. Ours."""
+
+    updates: Count
+    learning_rate: Number
+    ema_decay: Decay  # of the average, which is the target and the result
+    guidance: Number  # of the base, which gives the ODE
+    skipping_step: Count  # from one timestep of it to the next
+    entry_share: Share  # of draws that are pure noise at the entry
+    huber_c: Number  # of the pseudo-Huber loss
 
 
 @dataclass(config=SECTION)

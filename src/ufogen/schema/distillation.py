@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
-from ufogen.schema.kinds import SECTION, Count, Gamma, Number, Refused, Whole
+from ufogen.schema.kinds import SECTION, Count, Gamma, Number, Refused, Share, Whole
 
 
 @dataclass(config=SECTION)
@@ -32,6 +32,7 @@ class Consistency:
     method: Literal["consistency"]
     skipping_step: Count  # k: the solver's steps go from t to t - k
     huber_c: Number  # of the pseudo-Huber loss; 0 is the absolute error
+    entry_share: Share  # of draws that are pure noise at the largest timestep; 0 in the paper
 
 
 @dataclass(config=SECTION)

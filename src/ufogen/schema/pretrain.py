@@ -67,7 +67,7 @@ class Denoiser:
     """Architecture and training of the UNet2DConditionModel."""
 
     channels: Counts
-    attention: Literal["upper", "lower", "all"]  # at every level but the lowest, but the highest, or at all
+    attention: Literal["lower", "all"]  # cross-attention at every level but the highest, or at all
     heads: Count
     max_length: Count  # tokens of a caption
     caption_dropout: Share

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import UNet2DConditionModel
 
 from ufogen import config
-from ufogen.base.loading import load_base
+from ufogen.base.loading import load_base, load_part
 from ufogen.data.encoded import Encoded
 from ufogen.data.streamed import Streamed
 from ufogen.data.training_data import open_training_data
@@ -56,7 +57,12 @@ def train(c: config.Config, folder: Path) -> None:
     base = load_base(ARTIFACTS / "base")
     schedule = Schedule.from_scheduler(base.scheduler).until(c.objective.entry_timestep)
     torch.manual_seed(c.seed)
-    networks = make_networks(base.unet, schedule, base.scheduler.config.prediction_type, c.objective)
+    starts = [ARTIFACTS / "base" / "unet"]
+    tuned = None
+    if c.objective.generator_init == "tuned":
+        starts.append(ARTIFACTS / "tuned" / "unet")
+        tuned = load_part(UNet2DConditionModel, starts[-1], "the tuned generator")
+    networks = make_networks(base.unet, schedule, base.scheduler.config.prediction_type, c.objective, tuned)
     for network, rank in zip(networks, (tr.generator_lora_rank, tr.discriminator_lora_rank), strict=True):
         if rank:
             add_lora(network, rank)
@@ -65,7 +71,7 @@ def train(c: config.Config, folder: Path) -> None:
     work = ARTIFACTS / "checkpoints" / folder.relative_to(ARTIFACTS)
     run_id = fingerprint(
         c.seed, config.to_dict(c.objective), deciding(tr), data.card | {"data": None}, accelerator.num_processes,
-        sha256(ARTIFACTS / "base" / "unet"),
+        [sha256(start) for start in starts],
     )  # fmt: skip
     resumable = Checkpoint(work, accelerator, run_id)
     resume = resumable.exists()
