@@ -33,6 +33,7 @@ STAGES = {  # what each runs, and what it makes
     "prepare": (("ufogen.pipelines.main.prepare",), "artifacts/data"),
     "initialize": (("ufogen.pipelines.main.initialize",), "artifacts/base"),
     "encode": (("ufogen.pipelines.main.encode",), "artifacts/encoded"),
+    "tune": ((*TWO, "ufogen.pipelines.main.tune"), "artifacts/tuned"),
     "train": ((*TWO, "ufogen.pipelines.main.train"), "artifacts/train"),
     "export": (("ufogen.pipelines.main.export",), "artifacts/ufogen"),
     "sample": (("ufogen.pipelines.main.sample",), "artifacts/samples"),
