@@ -66,7 +66,7 @@ def test_precision_no_may_stand_without_quotes(text):
 @pytest.mark.parametrize(
     ("override", "key", "value", "allowed"),
     [
-        ("objectve.gamma=snr", "objectve", "", "objective, trainer"),
+        ("objectve.gamma=snr", "objectve", "", "objective, tuning, trainer"),
         ("objective.gama=snr", "objective.gama", "", "gamma, reconstruction_weight"),
         ("objective.gamma=snrr", "objective.gamma", "'snrr'", "snr, truncated_snr, constant"),
         ("objective.gamma=[snr]", "objective.gamma", "['snr']", "snr, truncated_snr"),

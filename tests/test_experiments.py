@@ -255,6 +255,7 @@ PUBLISHED = {
     "entry_timestep": 0,
     "entry_noise": "diffused",
     "s_law": "step",
+    "generator_init": "base",
 }
 
 
