@@ -25,7 +25,7 @@ MAY_CHANGE: dict[type, frozenset[str]] = {
     config.Denoiser: frozenset({"checkpoint_every", "curve_every"}),
     # of encoded shards, whose contents are known by themselves; the rest is of other sources
     config.Data: frozenset({
-        "path", "tracked", "cache", "workers", "encode_batch_size", "broken", "captions", "train_size", "evaluation_size",
+        "path", "tracked", "cache", "workers", "encode_batch_size", "broken", "train_size", "evaluation_size",
         "node_modules", "split",
     }),
 }  # fmt: skip
