@@ -17,7 +17,8 @@ COMPARED = Path(__file__).parents[1] / "pipelines/comparison/arms.yaml"
 # UFOGen at the paper's step size, with nothing of what this repository adds to it
 PLAIN = {
     "reconstruction_weight": 1.0, "step_size": 250, "step_size_max": 0, "timesteps": "grid", "minimum_timestep": 0,
-    "entry_timestep": 0, "entry_share": 0.0, "entry_noise": "diffused", "s_law": "step", "generator_init": "base", "r1_weight": 1.0, "r2_weight": 0.0, "mismatched_share": 0.0, "discriminator_heads": "output",
+    "entry_timestep": 0, "entry_share": 0.0, "entry_noise": "diffused", "s_law": "step",
+    "generator_init": "base", "r1_weight": 1.0, "r2_weight": 0.0, "mismatched_share": 0.0, "discriminator_heads": "output",
 }  # fmt: skip
 
 

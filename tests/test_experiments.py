@@ -94,7 +94,8 @@ def test_the_gan_alone_has_no_reconstruction_and_sees_pure_noise_and_clean_data(
     assert gan["reconstruction"] == "none" and gan["timesteps"] == "grid" and gan["s_law"] == "step"
     assert gan["step_size"] > gan["entry_timestep"]  # the grid is the entry alone, and s is clean data
     assert differing <= {
-        "reconstruction", "step_size", "step_size_max", "timesteps", "minimum_timestep", "entry_share", "s_law", "generator_init",
+        "reconstruction", "step_size", "step_size_max", "timesteps", "minimum_timestep", "entry_share", "s_law",
+        "generator_init",
     }  # fmt: skip
 
 

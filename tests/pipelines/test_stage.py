@@ -60,7 +60,7 @@ def test_stage_gets_the_precision_of_its_machine_and_one_process_says_it(rank, s
     assert capsys.readouterr().out == said.format(found)
 
 
-def test_artifacts_that_are_a_link_are_said_to_be_one_before_dvc_refuses_them(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_artifacts_that_are_a_link_are_said_to_be_one_before_dvc_refuses_them(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "disk").mkdir()
     Path("artifacts").symlink_to("disk")

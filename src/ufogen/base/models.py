@@ -42,7 +42,7 @@ def build_autoencoder(c: config.Autoencoder, image_size: int = 32) -> Autoencode
 
 
 def build_denoiser(c: config.Denoiser, latent_channels: int = 4, latent_size: int = 8) -> UNet2DConditionModel:
-    """Stable Diffusion's U-Net made narrow, with cross-attention at its lowest level too, and at its highest where `c.attention` says so."""
+    """Stable Diffusion's U-Net made narrow, with cross-attention at every level, or at all but the highest."""
     down = ["CrossAttnDownBlock2D"] * len(c.channels)
     if c.attention == "lower":
         down[0] = "DownBlock2D"

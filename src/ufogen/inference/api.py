@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from diffusers import (
     DiffusionPipeline,
     LCMScheduler,
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionInpaintPipeline,
     StableDiffusionXLPipeline,
 )
+from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -150,7 +149,7 @@ class UFOGen:
     ) -> list[Image.Image]:
         """Draw n pictures of each prompt, in one step or several.
 
-        The prompt's first tokens count, 18 in the released model (`reads_whole` tells); an empty one is allowed.
+        The prompt's first tokens count, 34 in the released model (`reads_whole` tells); an empty one is allowed.
         `progress` shows a bar in a terminal when it takes longer than a second.
         """
         prompts = checked_prompts(prompt)
@@ -188,10 +187,7 @@ class UFOGen:
             return self._each(lambda text, rngs: [kept.copy() for _ in rngs], prompts, seed, n, batch_size, progress)
 
         def draw(text: Conditioning, rngs: list[torch.Generator]) -> list[Image.Image]:
-            return self._img2img(
-                **text.arguments(), image=latents.expand(len(rngs), -1, -1, -1), generator=rngs, guidance_scale=0.0,
-                **self._schedule(timesteps),
-            ).images  # fmt: skip
+            return self._from(latents, timesteps, text, rngs)
 
         return self._each(draw, prompts, seed, n, batch_size, progress)
 
@@ -220,16 +216,10 @@ class UFOGen:
             raise UserError(f"the strength is {strength}, too little to draw anything; allowed: above 0.001")
         latents = self._encode(source)
         # diffusers would sample the mask at one pixel of each latent position and miss thin ones
-        cells = F.max_pool2d(torch.from_numpy(drawn)[None].float(), self.pipeline.vae_scale_factor)[0]
-        area = Image.fromarray((cells * 255).byte().numpy()).resize(self.image_size, Image.Resampling.NEAREST)
-        width, height = self.image_size
+        area = F.max_pool2d(torch.from_numpy(drawn)[None].float(), self.pipeline.vae_scale_factor).to(latents)
 
         def draw(text: Conditioning, rngs: list[torch.Generator]) -> list[Image.Image]:
-            copies = latents.expand(len(rngs), -1, -1, -1)
-            images = self._inpainting(
-                **text.arguments(), image=copies, mask_image=area, masked_image_latents=copies, height=height,
-                width=width, generator=rngs, guidance_scale=0.0, **self._schedule(timesteps),
-            ).images  # fmt: skip
+            images = self._from(latents, timesteps, text, rngs, area)
             return [Image.fromarray(np.where(drawn[..., None], new, source)) for new in images]
 
         return self._each(draw, prompts, seed, n, batch_size, progress)
@@ -303,19 +293,31 @@ class UFOGen:
         room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
         return len(tokenizer.tokenize(checked_prompts(prompt)[0])) <= room
 
-    @cached_property
-    def _img2img(self) -> StableDiffusionImg2ImgPipeline:
-        return self._sharing(StableDiffusionImg2ImgPipeline)
+    def _from(
+        self, latents: Tensor, timesteps: list[int], text: Conditioning, rngs: list[torch.Generator], area: Tensor | None = None
+    ) -> list[Image.Image]:
+        """Noise an image's latents (1, c, h, w) to the first of `timesteps`, and draw from there.
 
-    @cached_property
-    def _inpainting(self) -> StableDiffusionInpaintPipeline:
-        return self._sharing(StableDiffusionInpaintPipeline)
+        area (1, h, w): 1 where to draw; elsewhere latents and noise are the image's throughout, and at T they are noise alone.
+        What diffusers' pipelines for this do, which take four channels alone for latents.
+        """
+        scheduler, kept = self.pipeline.scheduler, latents.expand(len(rngs), -1, -1, -1)
+        noise = randn_tensor(kept.shape, generator=rngs, device=self.device, dtype=latents.dtype)
 
-    def _sharing(self, kind: type[DiffusionPipeline]) -> DiffusionPipeline:
-        with quiet():
-            pipeline = kind.from_pipe(self.pipeline, dtype=self.pipeline.unet.dtype)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
+        def noised(t: int) -> Tensor:
+            return scheduler.add_noise(kept, noise, torch.tensor([t], device=self.device))
+
+        def keep(_: DiffusionPipeline, step: int, t: Tensor, state: dict) -> dict:
+            if area is not None:
+                around = noised(timesteps[step + 1]) if step + 1 < len(timesteps) else kept
+                state["latents"] = (1 - area) * around + area * state["latents"]
+            return state
+
+        pure = area is not None and timesteps[0] == self._num_timesteps - 1
+        return self.pipeline(
+            **text.arguments(), latents=noise if pure else noised(timesteps[0]), timesteps=timesteps, generator=rngs,
+            guidance_scale=0.0, callback_on_step_end=keep,
+        ).images  # fmt: skip
 
     @property
     def _num_timesteps(self) -> int:
@@ -330,17 +332,6 @@ class UFOGen:
     def _stock_timesteps(self, steps: int) -> list[int]:
         self.pipeline.scheduler.set_timesteps(steps)
         return self.pipeline.scheduler.timesteps.tolist()
-
-    def _schedule(self, timesteps: list[int]) -> dict:
-        """Arguments that make diffusers' image-to-image pipelines take exactly these timesteps.
-
-        Asked for one step at strength 0.6 they would take int(0.6) = 0. So they are asked for one more, at the last timestep,
-        and for the strength that leaves it out. Below t = 10 `LCMScheduler` mixes x_t into x'_0, by more than 3e-5.
-        """
-        last, steps = self._num_timesteps - 1, len(timesteps)
-        if timesteps[0] == last:
-            return {"timesteps": timesteps, "strength": 1.0}
-        return {"timesteps": [last, *timesteps], "strength": (steps + 0.5) / (steps + 1)}
 
     def _each(self, draw: Draw, prompts: list[str], seed: Seeds, n: int, batch_size: int, progress: bool) -> list[Image.Image]:
         seeds = seeds_of_pictures(seed, len(prompts), n)
