@@ -83,7 +83,7 @@ def test_only_precisions_are_resolved_and_the_rest_is_the_very_same(monkeypatch)
     given = config.load(ROOT / "params.yaml")
     found = resolved(given, "cpu")
     assert found.device == given.device == "auto"
-    assert found.objective is given.objective and found.trainer is given.trainer
+    assert found.objective is given.objective and found.data is given.data
     assert resolved(found, "cpu") is found
 
 

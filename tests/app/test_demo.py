@@ -248,7 +248,7 @@ def test_line_stays_one_line():
     ],
 )
 def test_page_that_cannot_be_served_is_one_line(folder, capsys, arguments, message):
-    assert cli.main(["demo", "--model", str(folder), "--device", "cpu", *arguments]) == 1
+    assert cli.main(["demo", "--model", str(folder), "--device", "cpu", *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith(f"error: {message}") and err.count("\n") == 1
 
@@ -256,7 +256,7 @@ def test_page_that_cannot_be_served_is_one_line(folder, capsys, arguments, messa
 def test_port_in_use_is_one_line(folder, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert cli.main(["demo", "--model", str(folder), "--device", "cpu", "--port", port]) == 1
+        assert cli.main(["demo", "--model", str(folder), "--device", "cpu", "--port", port]) == 2
     assert f"127.0.0.1, port {port}: Address already in use" in capsys.readouterr().err
 
 
@@ -286,7 +286,7 @@ def test_page_is_served_whatever_proxies_the_environment_names(folder, tmp_path,
 
 def test_missing_gradio_is_one_line(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert cli.main(["demo", "--model", str(folder)]) == 1
+    assert cli.main(["demo", "--model", str(folder)]) == 2
     message = "error: the page needs gradio, which is not installed: pip install 'gradio>=6.31,<7'\n"
     assert capsys.readouterr().err == message
 

@@ -32,7 +32,7 @@ every_arm = pytest.mark.parametrize("name", ARMS_TREE)
 
 def settings(name: str) -> dict:
     made = ARMS_TREE[name]
-    return made | {"trainer": made["trainer"] | {"batch_size": 4, "warmup": 0}}
+    return made | {"trainer": made["trainer"] | {"batch_size": 4, "warmup": 0, "discriminator_first": 0, "precision": "no"}}
 
 
 def made(name: str, budget: int = 400) -> arm.Arm:

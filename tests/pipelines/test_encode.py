@@ -50,7 +50,9 @@ def settings(place: Path, n: int = 3, broken: bool = False, **changes) -> config
         pairs = [Pair(100 * s + i, (20 + i, 18), WORDS[(s + i) % 5], broken=broken and i == 1) for i in range(SIZE)]
         write_shard(folder / f"{s:05d}.tar", pairs)
     data = {"source": "webdataset", "path": str(folder), "workers": 1, "encode_batch_size": 3} | changes
-    return configured(device="cpu", threads=1, data=data, trainer={"batch_size": 4})
+    return configured(
+        device="cpu", threads=1, data=data, trainer={"batch_size": 4, "precision": "no", "discriminator_first": 0}
+    )
 
 
 def arrays(folder: str | Path) -> dict[str, bytes]:
@@ -114,7 +116,9 @@ def test_shards_that_were_moved_are_the_same_and_others_in_their_place_are_not(p
     encode.main(c)
     before = open_training_data(c, Accelerator(cpu=True), load_base("artifacts/base")).card | {"data": None}
     shutil.move(place / "shards", place / "moved")
-    moved = configured(device="cpu", threads=1, data=c.data, trainer={"batch_size": 4})
+    moved = configured(
+        device="cpu", threads=1, data=c.data, trainer={"batch_size": 4, "precision": "no", "discriminator_first": 0}
+    )
     moved.data.path = str(place / "moved")
     for there in (c, moved):  # gone, or elsewhere
         found = open_training_data(there, Accelerator(cpu=True), load_base("artifacts/base"))
@@ -129,10 +133,19 @@ def test_shards_that_were_moved_are_the_same_and_others_in_their_place_are_not(p
 
 def test_a_run_goes_on_where_something_that_decides_nothing_has_changed(place, monkeypatch):
     """Bytewise as a run that was not stopped; with another learning rate it is refused."""
-    few = {"updates": 4, "batch_size": 4, "warmup": 0, "keep": "last", "checkpoint_every": 2, "log_every": 1}
+    few = {
+        "precision": "no",
+        "discriminator_first": 0,
+        "updates": 4,
+        "batch_size": 4,
+        "warmup": 0,
+        "keep": "last",
+        "checkpoint_every": 2,
+        "log_every": 1,
+    }
     c = settings(place, 3)
     encode.main(c)
-    straight = configured(device="cpu", threads=1, data=c.data, trainer=few)
+    straight = configured(device="cpu", threads=1, data=c.data, objective={"generator_init": "base"}, trainer=few)
     train.main(straight)
     weights = Path("artifacts/train/unet/diffusion_pytorch_model.safetensors")
     expected, update = weights.read_bytes(), AdversarialTrainer.update
@@ -148,12 +161,20 @@ def test_a_run_goes_on_where_something_that_decides_nothing_has_changed(place, m
     shutil.rmtree("artifacts/train")
     shutil.move(place / "shards", place / "moved")
     with pytest.raises(UserError, match="is of a run with another"):
-        train.main(configured(device="cpu", threads=1, data=c.data, trainer=few | {"generator_learning_rate": 0.1}))
+        train.main(
+            configured(
+                device="cpu",
+                threads=1,
+                data=c.data,
+                objective={"generator_init": "base"},
+                trainer=few | {"generator_learning_rate": 0.1},
+            )
+        )
     other = {"checkpoint_every": 1, "log_every": 2, "sample_every": 7, "validate_every": 9}
     c.data.path, c.data.workers = str(place / "moved"), 2
     steps = []
     monkeypatch.setattr(AdversarialTrainer, "update", lambda *given: steps.append(given[2]) or update(*given))
-    train.main(configured(device="cpu", threads=1, data=c.data, trainer=few | other))
+    train.main(configured(device="cpu", threads=1, data=c.data, objective={"generator_init": "base"}, trainer=few | other))
     assert steps == [2, 3] and weights.read_bytes() == expected
 
 

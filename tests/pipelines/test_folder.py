@@ -14,7 +14,7 @@ from ufogen import UFOGen, config
 from ufogen.data.folder import Folder
 from ufogen.errors import UserError
 from ufogen.pipelines.applications import control_train
-from ufogen.pipelines.main import encode, evaluate, export, figures, prepare, sample, train
+from ufogen.pipelines.main import encode, evaluate, export, figures, prepare, sample, train, tune
 
 SIDE = 2 * tiny.SIZE
 HELD = 6
@@ -29,17 +29,26 @@ def settings(tmp_path, monkeypatch) -> config.Config:
     tiny.pipeline().save_pretrained("artifacts/base")
     pictures_folder(Path("pictures"), 20)
     data = {"source": "folder", "path": "pictures", "resolution": SIDE, "evaluation_size": HELD, "workers": 1}
-    few = {"updates": 2, "batch_size": 4, "warmup": 0, "validation_size": 5, "checkpoint_every": 1, "log_every": 1}
+    few = {
+        "precision": "no",
+        "discriminator_first": 0,
+        "updates": 2,
+        "batch_size": 4,
+        "warmup": 0,
+        "validation_size": 5,
+        "checkpoint_every": 1,
+        "log_every": 1,
+    }
     return configured(
         device="cpu", threads=1, data=data, trainer=few | {"sample_every": 1, "validate_every": 1},
-        sampler={"ufogen_steps": [1], "base_solvers": ["ddim"], "base_steps": [2], "batch_size": 4, "grid_prompts": 3},
+        tuning={"updates": 2}, sampler={"ufogen_steps": [1], "base_solvers": ["ddim"], "base_steps": [2], "batch_size": 4, "grid_prompts": 3},
         evaluation={"kid_subset_size": 4, "kid_subsets": 2, "latency_batch_size": 2, "latency_repeats": 1},
     )  # fmt: skip
 
 
 @pytest.mark.slow
 def test_own_pictures_go_through_every_stage(settings):
-    for stage in (prepare, encode, train, export, sample, evaluate, figures):
+    for stage in (prepare, encode, tune, train, export, sample, evaluate, figures):
         stage.main(settings)
     folder = Folder(settings.data, settings.seed)
     card = json.loads(Path("artifacts/data/card.json").read_text())

@@ -30,7 +30,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> config.Config:
         "decay": "constant", "optimizer": "muon", "weight_decay": 0.1,
     }  # fmt: skip
     denoiser = {
-        "channels": [16, 16, 32], "heads": 2, "attention": "lower", "captions": "any", "max_length": 34, "warmup": 1,
+        "channels": [16, 16, 32], "heads": 2, "attention": "lower", "max_length": 34, "warmup": 1,
         "precision": "no", "chunk_size": 8, "images_per_caption": 2, "passes": 2, "checkpoint_every": 2, "curve_every": 2,
         "rounds": [round_],
     }  # fmt: skip

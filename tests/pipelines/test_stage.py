@@ -56,7 +56,7 @@ def test_stage_gets_the_precision_of_its_machine_and_one_process_says_it(rank, s
     monkeypatch.setattr(sys, "argv", ["stage", "--params", str(ROOT / "params.yaml"), "threads=1", "device=cpu"])
     got = []
     common.run(got.append)
-    assert (got[0].sampler.precision, got[0].trainer.precision) == (found, "no")
+    assert (got[0].sampler.precision, got[0].trainer.precision) == (found, found)
     assert capsys.readouterr().out == said.format(found)
 
 

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         reason = _shortage(error)
         if reason is None:
             raise
-        return _fail(reason, 1)
+        return _fail(reason, 2 if reason.startswith("cannot use") else 1)  # a place that is none is bad input
 
 
 def sample(a: argparse.Namespace) -> None:
