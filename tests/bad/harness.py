@@ -36,8 +36,10 @@ MODEL = ("--model", "in/model", "--device", "cpu")
 BAR = re.compile(r"\r?[^\r\n]*\d%\|[^\r\n]*?(?=error: |\r|\n|$)\n?")  # of progress
 WORK = ("artifacts/checkpoints", "artifacts/shards")  # where a stopped stage leaves what it goes on with
 DATA = {"source": "folder", "path": "in/pictures", "resolution": SIDE, "evaluation_size": 6, "workers": 1}
+FROM_BASE = {"generator_init": "base"}
 TRAINER = {
-    "updates": 2, "batch_size": 4, "warmup": 0, "discriminator_first": 0, "precision": "no", "validation_size": 5, "checkpoint_every": 1, "log_every": 1,
+    "updates": 2, "batch_size": 4, "warmup": 0, "discriminator_first": 0, "precision": "no",
+    "validation_size": 5, "checkpoint_every": 1, "log_every": 1,
     "sample_every": 2, "validate_every": 2,
 }  # fmt: skip
 
@@ -68,7 +70,7 @@ def template(folder: Path) -> Path:
         export_pipeline(tiny.pipeline(), tiny.unet(seed=9), "in/model")
         make_control("controlnet", tiny.unet(), 2).save_pretrained("in/control")
         base = {"source": "diffusers", "path": "in/base", "allow_pickle": False}
-        c = configured(device="cpu", threads=1, data=DATA, base=base, trainer=TRAINER, objective={"generator_init": "base"})
+        c = configured(device="cpu", threads=1, data=DATA, base=base, trainer=TRAINER, objective=FROM_BASE)
         Path("in/params.yaml").write_text(json.dumps(config.to_dict(c)))
         shutil.copytree(ROOT / "experiments", "in/experiments")
         for name in ("initialize", "prepare", "encode"):
