@@ -41,7 +41,8 @@ def settings(tmp_path, monkeypatch) -> config.Config:
     }
     return configured(
         device="cpu", threads=1, data=data, trainer=few | {"sample_every": 1, "validate_every": 1},
-        tuning={"updates": 2}, sampler={"ufogen_steps": [1], "base_solvers": ["ddim"], "base_steps": [2], "batch_size": 4, "grid_prompts": 3},
+        tuning={"updates": 2},
+        sampler={"ufogen_steps": [1], "base_solvers": ["ddim"], "base_steps": [2], "batch_size": 4, "grid_prompts": 3},
         evaluation={"kid_subset_size": 4, "kid_subsets": 2, "latency_batch_size": 2, "latency_repeats": 1},
     )  # fmt: skip
 
