@@ -45,6 +45,7 @@ class Release:
     """The release: the main chain's settings for hours instead of half an hour (pipelines/release/dvc.yaml)."""
 
     updates: Count
+    ema_decay: Decay
     checkpoint_every: Count
     validate_every: Count  # a picture and a line of the curve
     noise_seeds: Count  # draws of prompts' noise that the table has rows of

@@ -11,10 +11,10 @@ TRAIN, SAMPLES = ARTIFACTS / "release" / "train", ARTIFACTS / "release" / "sampl
 
 
 def released(c: config.Config) -> config.Config:
-    """The main chain's settings with the release's length."""
+    """The main chain's settings with the release's length and an average to suit."""
     r = c.release
     every = {"checkpoint_every": r.checkpoint_every, "sample_every": r.validate_every, "validate_every": r.validate_every}
-    return replace(c, trainer=replace(c.trainer, updates=r.updates, **every))
+    return replace(c, trainer=replace(c.trainer, updates=r.updates, ema_decay=r.ema_decay, **every))
 
 
 def seeds(c: config.Config) -> list[config.Config]:
