@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from accelerate import Accelerator
 
 from ufogen import config
@@ -17,22 +19,24 @@ from ufogen.files import ARTIFACTS
 NO_TRAINING = "parameter data.source is coco, which is for evaluation; allowed for training: nouns, folder, webdataset"
 
 
-def open_training_data(c: config.Config, accelerator: Accelerator, base: Pipeline) -> Encoded | Streamed:
-    """This process's share of each batch, from the disk or, with data.cache=false, encoded by `base` as training goes.
+def open_training_data(
+    c: config.Config, accelerator: Accelerator, base: Pipeline, encoded: Path = ARTIFACTS / "encoded"
+) -> Encoded | Streamed:
+    """This process's share of each batch, from `encoded` or, with data.cache=false, encoded by `base` as training goes.
 
     Raises `UserError` where the encoded data is missing or was made with other settings.
     """
     rank, world_size = accelerator.process_index, accelerator.num_processes
     share = (c.trainer.batch_size * c.trainer.accumulation, c.seed, rank, world_size)
     if c.data.source in ("nouns", "folder"):
-        return Encoded(ARTIFACTS / "encoded", *share)
+        return Encoded(encoded, *share)
     if c.data.source == "coco":
         raise UserError(NO_TRAINING)
     if c.data.cache:
         refusal = UserError("artifacts/encoded was made from other data or settings: run the stage encode again")
-        if read_run(ARTIFACTS / "encoded") != identity(c):
+        if read_run(encoded) != identity(c):
             raise refusal
-        data = Encoded(ARTIFACTS / "encoded", *share)
+        data = Encoded(encoded, *share)
         if (there := lengths(c.data.path)) and there != data.card["lengths"]:  # none is there: they are not needed any more
             raise refusal
         return data

@@ -44,6 +44,7 @@ class Ablations:
 class Release:
     """The release: the main chain's settings for hours instead of half an hour (pipelines/release/dvc.yaml)."""
 
+    train_size: Count  # pairs, more than the main chain's: nouns alone, as other sources have what they have
     updates: Count
     ema_decay: Decay
     checkpoint_every: Count

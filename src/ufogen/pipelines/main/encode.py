@@ -22,7 +22,7 @@ from ufogen.base.autoencoder import encode_images
 from ufogen.base.loading import load_base
 from ufogen.base.text import encode_prompts, text_encoders
 from ufogen.data.encoder import Encoder
-from ufogen.data.pairs import read_pairs
+from ufogen.data.pairs import Pairs, read_pairs
 from ufogen.data.shard_encoding import encode_shard, identity, lengths, read_run, shard_card
 from ufogen.data.shards import open_shards
 from ufogen.data.training_data import NO_TRAINING
@@ -44,16 +44,15 @@ def main(c: config.Config) -> None:
     if c.data.source == "webdataset":
         encode_shards(c)
     else:
-        encode_pairs(c)
+        encode_pairs(c, read_pairs(ARTIFACTS / "data" / "train"), ARTIFACTS / "encoded")
 
 
-def encode_pairs(c: config.Config) -> None:
+def encode_pairs(c: config.Config, pairs: Pairs, folder: Path) -> None:
     """Nouns or a folder: one file each for latents, prompt_embeds and, for SDXL, pooled states."""
     device = make_accelerator(c.device, "no").device
     pipeline = load_base(ARTIFACTS / "base").to(device)
-    pairs = read_pairs(ARTIFACTS / "data" / "train")
     n = len(pairs.captions)
-    with publish(ARTIFACTS / "encoded") as out:
+    with publish(folder) as out:
         files: dict[str, np.memmap] = {}
         for start in tqdm(range(0, n, BLOCK), desc="encoding", unit_scale=BLOCK, unit="pairs", mininterval=5):
             rows = slice(start, min(start + BLOCK, n))

@@ -42,8 +42,9 @@ def main(c: config.Config) -> None:
     train(c, ARTIFACTS / "train")
 
 
-def train(c: config.Config, folder: Path) -> None:
-    """Write `folder`: the averaged generator's weights and scheduler, curves and one-step samples from fixed noise.
+def train(c: config.Config, folder: Path, encoded: Path = ARTIFACTS / "encoded") -> None:
+    """Write `folder`, from the pairs in `encoded`: the averaged generator's weights and scheduler, curves and one-step
+    samples from fixed noise.
 
     Samples and validation need the prompts of nouns or a folder; other sources have curves alone, and keep the last update.
     Raises `UserError` where trainer.keep is `best` for such a source.
@@ -67,7 +68,7 @@ def train(c: config.Config, folder: Path) -> None:
         if rank:
             add_lora(network, rank)
     task = AdversarialTrainer(*networks, schedule, c.objective, tr)
-    data = open_training_data(c, accelerator, base)
+    data = open_training_data(c, accelerator, base, encoded)
     work = ARTIFACTS / "checkpoints" / folder.relative_to(ARTIFACTS)
     run_id = fingerprint(
         c.seed, config.to_dict(c.objective), deciding(tr), data.card | {"data": None}, accelerator.num_processes,

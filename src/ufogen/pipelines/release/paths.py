@@ -7,7 +7,7 @@ from dataclasses import replace
 from ufogen import config
 from ufogen.files import ARTIFACTS
 
-TRAIN, SAMPLES = ARTIFACTS / "release" / "train", ARTIFACTS / "release" / "samples"
+ENCODED, TRAIN, SAMPLES = (ARTIFACTS / "release" / name for name in ("encoded", "train", "samples"))
 
 
 def released(c: config.Config) -> config.Config:
