@@ -118,7 +118,7 @@ def test_committed_claims_name_arms_that_run_with_several_seeds(one: Claim):
         assert all(arms.arms[name].seeds >= 3 for name in used)
     else:
         assert one.study == "gaussians" and used <= set(toy_arms.arms(configured().toy))
-    assert one.test in ("greater", "equivalent") and one.certainty in ("confirmed", "single source", "recalled")
+    assert one.test in ("greater", "equivalent") and one.certainty in ("confirmed", "single source", "recalled", "ours")
 
 
 def test_ids_are_unique():

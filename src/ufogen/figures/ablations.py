@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import FuncFormatter
 
 from ufogen.evaluation.claims import paired_interval
 from ufogen.figures.samples import rows_of_samples
-from ufogen.figures.style import COLOURS, plt, save_figure
+from ufogen.figures.style import COLOURS, plain_ticks, plt, save_figure
 
 LOOKS = {  # arm: label, colour
     "ufogen": ("UFOGen", COLOURS["ufogen"]),
@@ -23,11 +25,11 @@ STUDIES = {"nouns": "Nouns: difference in KID-Lite0", "gaussians": "25 Gaussians
 TITLES = {"kid_lite0": "KID-Lite0, one step (lower is better)", "attribute_accuracy": "attributes, one step (higher is better)"}
 
 
-def quality_by_arm(results: pd.DataFrame, path: Path) -> None:
-    """One-step KID-Lite0 and attributes of every arm, the best on top; a line marks UFOGen."""
+def quality_by_arm(results: pd.DataFrame, descriptions: dict[str, str], path: Path) -> None:
+    """One-step KID-Lite0, on a logarithmic axis, and attributes of every arm, the best on top; a line marks UFOGen."""
     one = results[results["steps"] == 1]
     order = one.groupby("arm")["kid_lite0"].mean().sort_values(ascending=False).index
-    figure, axes = plt.subplots(1, 2, figsize=(9, 0.26 * len(order) + 1), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(12, 0.26 * len(order) + 1), sharey=True, layout="constrained")
     for axis, (metric, title) in zip(axes, TITLES.items(), strict=True):
         for height, arm in enumerate(order):
             values = one.loc[one["arm"] == arm, metric].to_numpy()
@@ -36,7 +38,9 @@ def quality_by_arm(results: pd.DataFrame, path: Path) -> None:
         if (one["arm"] == "ufogen").any():
             axis.axvline(one.loc[one["arm"] == "ufogen", metric].mean(), color=COLOURS["ufogen"], lw=0.8, ls=":")
         axis.set_title(title, loc="left")
-    axes[0].set_yticks(range(len(order)), order)
+    axes[0].set_xscale("log")
+    plain_ticks(axes[0].xaxis)
+    axes[0].set_yticks(range(len(order)), [descriptions[arm] for arm in order])
     save_figure(figure, path)
 
 
@@ -49,14 +53,30 @@ def quality_against_sampling_steps(
 
 def quality_against_step_size(results: pd.DataFrame, objectives: dict[str, dict], path: Path) -> None:
     """One-step quality against k for both parameterisations, from the arms that differ from UFOGen in these alone."""
-    reference = objectives["ufogen"]
+    found = _of_both_parameterizations(results, objectives, objectives["ufogen"], ("step_size",))
+    _lines(found, "step_size", ("forward", "posterior"), "step size k", path)
+
+
+def quality_against_entry(
+    results: pd.DataFrame, objectives: dict[str, dict], step_size: int, timesteps: int, path: Path
+) -> None:
+    """The same against the timestep at which pure noise enters, at one k; the lowest t of training moves with the entry."""
+    reference = objectives["ufogen"] | {"step_size": step_size}
+    found = _of_both_parameterizations(results, objectives, reference, ("entry_timestep", "entry_noise", "minimum_timestep"))
+    found = found.assign(entry_timestep=found["entry_timestep"].replace(0, timesteps - 1))
+    _lines(found, "entry_timestep", ("forward", "posterior"), "entry timestep", path)
+
+
+def _of_both_parameterizations(
+    results: pd.DataFrame, objectives: dict[str, dict], reference: dict, free: tuple[str, ...]
+) -> pd.DataFrame:
+    """One-step rows of the arms that differ from the reference in the free settings alone; the first of them is a column."""
     rows = []
     for arm, objective in objectives.items():
-        differing = {key for key in reference if objective[key] != reference[key]}
-        if differing <= {"step_size", "parameterization"}:
+        if {key for key in reference if objective[key] != reference[key]} <= {*free, "parameterization"}:
             found = results[(results["arm"] == arm) & (results["steps"] == 1)]
-            rows.append(found.assign(k=objective["step_size"], arm=objective["parameterization"]))
-    _lines(pd.concat(rows), "k", ("forward", "posterior"), "step size k", path)
+            rows.append(found.assign(**{free[0]: objective[free[0]]}, arm=objective["parameterization"]))
+    return pd.concat(rows, ignore_index=True)
 
 
 def convergence(curves: pd.DataFrame, path: Path, arms: tuple[str, ...] = tuple(LOOKS)[:1] + tuple(LOOKS)[3:]) -> None:
@@ -83,7 +103,7 @@ def claims(verdicts: list[dict], path: Path) -> None:
     studies = list(dict.fromkeys(claim["study"] for claim in verdicts))
     groups = [[claim for claim in verdicts if claim["study"] == study][::-1] for study in studies]
     figure, axes = plt.subplots(
-        len(studies), 1, figsize=(8, 0.3 * len(verdicts) + 1.2 * len(studies)), layout="constrained", squeeze=False,
+        len(studies), 1, figsize=(9, 0.36 * len(verdicts) + 1.2 * len(studies)), layout="constrained", squeeze=False,
         height_ratios=[len(group) for group in groups],
     )  # fmt: skip
     for axis, study, group in zip(axes[:, 0], studies, groups, strict=True):
@@ -91,9 +111,11 @@ def claims(verdicts: list[dict], path: Path) -> None:
             colour = VERDICTS[claim["verdict"]]
             axis.plot(claim["interval"], (height, height), color=colour, lw=1.4)
             axis.plot(claim["effect"], height, "o", color=colour, ms=4)
+        axis.set_xscale("symlog", linthresh=4 * group[0]["margin"])  # one effect in ten is many times the others
         axis.axvspan(-group[0]["margin"], group[0]["margin"], color="#888888", alpha=0.15, lw=0)
         axis.axvline(0, color="#888888", lw=0.8)
-        axis.set_yticks(range(len(group)), [claim["id"].replace("_in_2d", "") for claim in group])
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_yticks(range(len(group)), [fill(claim["statement"], 60) for claim in group])
         axis.set_title(f"{STUDIES[study]}; above 0 speaks for the claim", loc="left")
     axes[0, 0].legend(
         handles=[plt.Line2D([], [], color=colour, marker="o", ms=4, label=verdict) for verdict, colour in VERDICTS.items()]
@@ -104,7 +126,7 @@ def claims(verdicts: list[dict], path: Path) -> None:
 def samples_by_arm(pictures: dict[str, np.ndarray], prompts: list[str], path: Path, columns: int = 8) -> None:
     """One-step samples (n, h, w, 3) of each arm's first seed from the same noise."""
     note = "One sampling step, the same noise and prompts in every row; the first evaluation prompts, nothing is picked."
-    rows = {arm: images[:columns] for arm, images in pictures.items()}
+    rows = {fill(name, 26): images[:columns] for name, images in pictures.items()}
     rows_of_samples(rows, prompts[:columns], note, path)
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from ufogen import config
+from ufogen.base.loading import load_base
 from ufogen.data.pairs import read_pairs
 from ufogen.errors import UserError
 from ufogen.evaluation.claims import Claim, decide
@@ -22,8 +23,10 @@ from ufogen.pipelines.stage import ARTIFACTS, RESULTS, publish, run, sha256, wri
 
 CLAIMS = Path("paper/claims.yaml")
 FIGURES = Path("paper/ablations")
+PAPERS_STEP_SIZE = 250  # at which arms enter at several timesteps
 SAMPLES = (
-    "ufogen", "siddm", "posterior", "x_s_chained", "k_250", "k_1000", "no_adversarial", "gamma_constant", "scratch_generator",
+    "ufogen", "ufogen_t_999", "siddm", "posterior", "x_s_chained", "k_250", "k_250_t_300", "k_1000", "no_adversarial",
+    "gamma_constant", "scratch_generator",
 )  # fmt: skip
 
 
@@ -31,6 +34,7 @@ def main(c: config.Config) -> None:
     """Write paper/results/ablations.csv, its curves and card, claims.json, and paper/ablations."""
     tree = OmegaConf.to_container(OmegaConf.load(ARMS))
     arms = tree["arms"]
+    timesteps = load_base(ARTIFACTS / "base").scheduler.config.num_train_timesteps
     cards = [read_run(name) for name in tree["runs"]]
     results = pd.DataFrame(row for card in cards for row in rows_of(card))
     curves = pd.concat([read_curve(card) for card in cards], ignore_index=True)
@@ -56,12 +60,14 @@ def main(c: config.Config) -> None:
         },
     )
     prompts = read_pairs(ARTIFACTS / "data" / "evaluation").captions
-    pictures = {name: np.load(RUNS / f"{name}-0" / "pictures.npy")[0] for name in SAMPLES if name in arms}
+    descriptions = {name: arm["description"] for name, arm in arms.items()}
+    pictures = {descriptions[name]: np.load(RUNS / f"{name}-0" / "pictures.npy")[0] for name in SAMPLES if name in arms}
     with publish(FIGURES) as out:
-        figures.quality_by_arm(results, out / "arms.png")
+        figures.quality_by_arm(results, descriptions, out / "arms.png")
         figures.quality_against_sampling_steps(results, out / "sampling_steps.png")
         alike = {name: arm["objective"] for name, arm in arms.items() if arm["trainer"] == arms["ufogen"]["trainer"]}
         figures.quality_against_step_size(results, alike, out / "step_size.png")
+        figures.quality_against_entry(results, alike, PAPERS_STEP_SIZE, timesteps, out / "entry.png")
         figures.convergence(curves, out / "convergence.png")
         figures.evidence(pd.read_csv(RESULTS / "evidence.csv"), out / "evidence.png")
         figures.claims(verdicts, out / "claims.png")
