@@ -108,7 +108,7 @@ def test_release_is_the_main_chain_at_length_with_several_draws_of_noise(reprodu
     assert list(main.columns) == list(release.columns)
     assert set(release.seed) == {0, 1} and len(release) == 2 * len(main)
     card = json.loads((reproduced / "artifacts/release/train/card.json").read_text())
-    assert card["trainer"]["updates"] == 4
+    assert (card["trainer"]["updates"], card["pairs"]) == (4, 96)  # the main chain has 64
     weights = load_file(reproduced / "models/nouns-ufogen/unet/diffusion_pytorch_model.safetensors")
     trained = load_file(reproduced / "artifacts/release/train/unet/diffusion_pytorch_model.safetensors")
     assert all(torch.equal(value, trained[name].half()) for name, value in weights.items())

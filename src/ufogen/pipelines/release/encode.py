@@ -12,7 +12,7 @@ from ufogen.pipelines.stage import run
 
 
 def main(c: config.Config) -> None:
-    """Write artifacts/release/encoded. The main chain's pairs are the first of them."""
+    """Write artifacts/release/encoded. Raises `UserError` for data that cannot be made at will."""
     if c.data.source != "nouns":
         raise UserError(f"parameter data.source is {c.data.source}; allowed in the release: nouns")
     encode_pairs(c, make_pairs(Nouns.load(c.data.node_modules), c.release.train_size, c.seed, "train"), ENCODED)
