@@ -80,7 +80,7 @@ MUTATIONS = {
     "sampling": [
         ("np.floor(np.linspace(0, num_timesteps, steps, endpoint=False))", "np.floor(np.linspace(0, num_timesteps, steps))"),
         ("return [num_timesteps - 1 - i for", "return [num_timesteps - 2 - i for"),
-        ("pairwise([*step_timesteps(steps, schedule.num_timesteps), CLEAN])", "pairwise([*step_timesteps(steps, schedule.num_timesteps), 0])"),
+        ("pairwise([*at, CLEAN])", "pairwise([*at, 0])"),
         ("output = unconditional + guidance * (conditional - unconditional)", "output = conditional + guidance * (conditional - unconditional)"),
         ("output = unconditional + guidance * (conditional - unconditional)", "output = unconditional - guidance * (conditional - unconditional)"),
         ("guided = guidance > 1", "guided = guidance >= 1"),
