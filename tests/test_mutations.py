@@ -1,4 +1,4 @@
-"""Each mutation of tests/mutations.py is a change of one place in the sources, so that a count of those killed means something."""
+"""Each mutation of tests/mutations.py changes one place in the sources, so that the count of those killed means something."""
 
 from __future__ import annotations
 
