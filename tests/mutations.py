@@ -2,7 +2,7 @@
 """Are the formulas guarded? `python -m tests.mutations` breaks one at a time and runs the tests of the method.
 
 Each mutation is a line of schedule, losses, prediction, objective or samplers with a sign, a factor, an index or a square root
-changed, in a copy of the sources. It is killed where a test fails. Prints each that survives, and the count.
+changed, in a copy of the sources. It is killed where a test fails. Prints each, and the count.
 """
 
 from __future__ import annotations
@@ -94,10 +94,10 @@ def main() -> None:
     for module, old, _ in cases:
         assert old in source(module).read_text(), f"{module}: {old}"
     with ThreadPoolExecutor(int(sys.argv[1]) if len(sys.argv) > 1 else 2) as pool:
-        killed = list(pool.map(lambda case: is_killed(*case), cases))
-    for (module, old, new), dead in zip(cases, killed, strict=True):
-        if not dead:
-            print(f"survives: {module}: {old} -> {new}")
+        killed = []
+        for (module, old, new), dead in zip(cases, pool.map(lambda case: is_killed(*case), cases), strict=True):
+            killed.append(dead)
+            print(f"{len(killed)} {'killed' if dead else 'SURVIVES'}: {module}: {old} -> {new}", flush=True)
     print(f"{sum(killed)} of {len(cases)} mutations killed")
 
 

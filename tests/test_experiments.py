@@ -123,7 +123,7 @@ def test_arms_differ_from_ufogen_in_what_their_file_says_and_in_nothing_else():
 def test_arms_are_runs_by_name_with_any_number_of_seeds(tmp_path, monkeypatch: pytest.MonkeyPatch):
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     path = tmp_path / "experiments/ablation/k_1000.yaml"
-    path.write_text(path.read_text().replace("seeds: 1", "seeds: 5"))
+    path.write_text(path.read_text().replace("seeds: 3", "seeds: 5"))
     monkeypatch.chdir(tmp_path)
     found = compose_stage.arms([])
     assert set(found) == {"runs", "arms"}
@@ -133,7 +133,7 @@ def test_arms_are_runs_by_name_with_any_number_of_seeds(tmp_path, monkeypatch: p
     assert found["arms"]["k_1000"]["seeds"] == 5
     assert all(key == f"{run['arm']}-{run['seed']}" for key, run in found["runs"].items())
     first = [run["seed"] for run in found["runs"].values()]
-    assert first[: first.index(1)] == [0] * 4  # the arms with the most seeds, one seed after another
+    assert first[: first.index(1)] == [0] * 5  # the arms with the most seeds, one seed after another
 
 
 def test_what_is_changed_in_the_main_chain_leaves_the_arms_of_the_ablations_as_they_are():
