@@ -12,7 +12,6 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from ufogen import config
-from ufogen.base.loading import load_base
 from ufogen.data.pairs import read_pairs
 from ufogen.errors import UserError
 from ufogen.evaluation.claims import Claim, decide
@@ -34,7 +33,7 @@ def main(c: config.Config) -> None:
     """Write paper/results/ablations.csv, its curves and card, claims.json, and paper/ablations."""
     tree = OmegaConf.to_container(OmegaConf.load(ARMS))
     arms = tree["arms"]
-    timesteps = load_base(ARTIFACTS / "base").scheduler.config.num_train_timesteps
+    scheduler = json.loads((ARTIFACTS / "base" / "scheduler" / "scheduler_config.json").read_text())
     cards = [read_run(name) for name in tree["runs"]]
     results = pd.DataFrame(row for card in cards for row in rows_of(card))
     curves = pd.concat([read_curve(card) for card in cards], ignore_index=True)
@@ -67,7 +66,8 @@ def main(c: config.Config) -> None:
         figures.quality_against_sampling_steps(results, out / "sampling_steps.png")
         alike = {name: arm["objective"] for name, arm in arms.items() if arm["trainer"] == arms["ufogen"]["trainer"]}
         figures.quality_against_step_size(results, alike, out / "step_size.png")
-        figures.quality_against_entry(results, alike, PAPERS_STEP_SIZE, timesteps, out / "entry.png")
+        if any(objective["step_size"] == PAPERS_STEP_SIZE for objective in alike.values()):
+            figures.quality_against_entry(results, alike, PAPERS_STEP_SIZE, scheduler["num_train_timesteps"], out / "entry.png")
         figures.convergence(curves, out / "convergence.png")
         figures.evidence(pd.read_csv(RESULTS / "evidence.csv"), out / "evidence.png")
         figures.claims(verdicts, out / "claims.png")
