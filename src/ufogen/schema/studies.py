@@ -32,6 +32,7 @@ class Ablations:
 
     arm: Text  # a file of experiments/ablation
     updates: Count  # of every arm
+    discriminator_first: Whole  # updates of D alone, of every arm but the author's code
     steps: Counts  # of sampling
     evaluation_size: Count  # prompts of the evaluation set
     curve_size: Count  # prompts of the validation set, for quality against updates ...
