@@ -52,10 +52,10 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        reason = _shortage(error)
-        if reason is None:
+        failure = _shortage(error)
+        if failure is None:
             raise
-        return _fail(reason, 2 if reason.startswith("cannot use") else 1)  # a place that is none is bad input
+        return _fail(*failure)
 
 
 def sample(a: argparse.Namespace) -> None:
@@ -174,17 +174,17 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
-def _shortage(error: Exception) -> str | None:
-    """One line for a lack of memory or disk or for a place that cannot be used, or None.
+def _shortage(error: Exception) -> tuple[str, int] | None:
+    """One line and the exit status for a lack of memory or disk, or for a place that cannot be used, which is bad input.
 
     Only its text tells a lack of memory apart in torch.
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
-        return "out of memory: try a smaller --batch-size"
+        return "out of memory: try a smaller --batch-size", 1
     if failure := storage_failure(error, unnamed="the output"):
-        return f"cannot write {failure[0] or 'the output'}: {failure[1]}"
+        return f"cannot write {failure[0] or 'the output'}: {failure[1]}", 1
     if isinstance(error, OSError) and error.filename is not None:  # its name is too long, or a disk has gone
-        return f"cannot use {str(error.filename)[:LONGEST_NAME]}: {error.strerror}"
+        return f"cannot use {str(error.filename)[:LONGEST_NAME]}: {error.strerror}", 2
     return None
 
 
