@@ -229,8 +229,24 @@ def test_sd15_is_the_papers_setting_as_far_as_it_is_known():
     assert (c.trainer.beta1, c.objective.step_size, c.objective.r1_weight, c.objective.r1_interval) == (0.0, 250, 1e-5, 16)
 
 
+def test_under_sd15_the_gan_of_the_comparison_is_a_gan_and_another_objective_can_be_asked_for():
+    paper = composed("profile=sd15", "+distillation=ufogen")["objective"]
+    gan = composed("profile=sd15", "+distillation=gan")["objective"]
+    assert paper["reconstruction"] == "x_0" and paper["entry_timestep"] == 0
+    assert gan == composed("objective=gan")["objective"]
+    assert composed("profile=sd15", "objective=siddm")["objective"] == composed("objective=siddm")["objective"]
+
+
+def test_what_is_asked_of_the_main_chain_does_not_reach_the_arms():
+    asked = ["trainer.updates=7", "+trainer.updates=7", "++objective.step_size=7", "objective=siddm", "~trainer.beta1"]
+    assert not [override for override in asked if not compose_stage.MAIN_ALONE.match(override)]
+    assert compose_stage.MAIN_ALONE.match("ablations.updates=7") is None
+    assert compose_stage.arms(asked[:1]) == compose_stage.arms([])
+
+
 def test_every_setting_of_sd15_says_how_certain_it_is():
-    lines = (ROOT / "experiments/profile/sd15.yaml").read_text().splitlines()
+    files = ("profile/sd15.yaml", "objective/ufogen_paper.yaml")
+    lines = [line for file in files for line in (ROOT / "experiments" / file).read_text().splitlines()]
     values = [line for line in lines if re.match(r" *(- )?[a-z/_ ]+\w*: \S", line.split("#")[0])]
     assert len(values) > 30
     tags = ("confirmed", "recalled", "author's code", "ours")

@@ -21,7 +21,7 @@ from ufogen.files import write_together
 
 EXPERIMENTS = Path("experiments")
 ALLOWED = "KEY=VALUE, as in profile=gpu or trainer.updates=100"
-MAIN_ALONE = re.compile(r"(objective|trainer)[.=]")
+MAIN_ALONE = re.compile(r"[+~]{0,2}(objective|trainer)[.=]")
 HEADER = "# Written by `python -m ufogen.compose` from experiments/{}: one file an arm, one run a seed.\n"
 
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from tests.settings import make_data
 from tests.shard_files import Pair, write_shard
 from ufogen.data.crops import read_rgb
-from ufogen.data.images import open_image, open_mask, read_image
+from ufogen.data.images import open_image, open_mask, read_image, read_image_grid, save_image_grid
 from ufogen.data.shards import open_shards
 
 SIDE = 32
@@ -112,3 +112,9 @@ def test_byte_order_mark_is_no_part_of_a_caption(tmp_path: Path, caption):
     found = open_shards(make_data(source="webdataset", path=str(tmp_path)), tmp_path / "index")
     captions = [shard.read(row)[1] for shard, row in map(found.find, range(len(found)))]
     assert captions == ["a noun", "a \ufeffnoun"] and found.counts["without_caption"] == 1
+
+
+def test_a_sheet_is_read_as_it_was_saved(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (6, 5, 5, 3), dtype=np.uint8)
+    save_image_grid(tmp_path / "sheet.png", images, columns=3)
+    assert np.array_equal(read_image_grid(tmp_path / "sheet.png", rows=2), images.reshape(2, 3, 5, 5, 3))

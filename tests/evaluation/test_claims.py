@@ -12,7 +12,7 @@ from scipy import stats
 
 from tests.settings import configured
 from ufogen.errors import UserError
-from ufogen.evaluation.claims import Claim, decide, median_interval, paired_interval, verdict
+from ufogen.evaluation.claims import Claim, decide, detectable_effect, median_interval, paired_interval, verdict
 from ufogen.pipelines.ablations import toy_arms
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +44,14 @@ def test_interval_is_the_one_of_scipys_paired_test():
     assert paired_interval(a - b) == pytest.approx((expected.low, expected.high))
 
 
+@pytest.mark.parametrize("n", [2, 5, 16])
+def test_the_detectable_effect_is_found_four_times_in_five(n: int):
+    effect = detectable_effect(0.1, n)
+    differences = np.random.default_rng(0).normal(effect, 0.1, (4000, n))
+    found = stats.ttest_1samp(differences, 0, axis=1).confidence_interval(0.95).low > 0
+    assert found.mean() == pytest.approx(0.8, abs=0.02)
+
+
 def test_interval_of_the_median_covers_with_its_level():
     """P(x_(10) <= median <= x_(23)) of 32 is at least 0.95, and the next narrower pair has less."""
     low, high = median_interval(np.random.default_rng(0).permutation(np.arange(1.0, 33.0)))
@@ -52,6 +60,12 @@ def test_interval_of_the_median_covers_with_its_level():
     assert law.cdf(22) - law.cdf(9) >= 0.95 > law.cdf(21) - law.cdf(10)
     with pytest.raises(UserError, match="5 seeds give no 95% interval"):
         median_interval(np.arange(5.0))
+
+
+def test_a_verdict_says_which_effect_its_seeds_would_have_found():
+    differences = np.array([0.1, 0.3, 0.2, 0.4])
+    made = decide(claim([[1, "a", 1], [-1, "b", 1]]), results(a=differences, b=[0.0] * 4), pd.DataFrame())
+    assert made["detectable"] == pytest.approx(detectable_effect(stats.tstd(differences), 4))
 
 
 def test_one_diverging_run_moves_the_mean_and_not_the_median():

@@ -14,6 +14,7 @@ import yaml
 
 from tests import tiny
 from tests.settings import configured
+from ufogen.data.images import save_image_grid
 from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import make_pairs, write_pairs
 from ufogen.distillation.methods import METHODS
@@ -127,14 +128,14 @@ def outcome(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in arms:
         sampler = "ddim" if name == "progressive" else "renoise"
         some = [{"method": name, "sampler": sampler, "steps": steps, "guidance": 0.0} | measured for steps in (1, 4)]
-        folder = tmp_path / f"artifacts/comparison/runs/{name}-0"
+        folder = tmp_path / f"paper/runs/comparison/{name}-0"
         folder.mkdir(parents=True)
         rows = [row | {"network_evaluations": row["steps"], "training_unet_evaluations": 400} for row in some]
         rows.append(rows[0] | {"named": "2"})
         (folder / "metrics.json").write_text(json.dumps({"rows": rows}))
-        np.savez(folder / "pictures.npz", **{"1": pairs.images, "4": pairs.images})
+        save_image_grid(folder / "pictures.png", np.concatenate([pairs.images, pairs.images]), columns=3)
     folder = tmp_path / "artifacts/comparison/base"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     base = [
         {"method": "base", "sampler": "dpm++", "steps": n, "guidance": 2.0, "network_evaluations": 2 * n} | measured
         for n in (1, 25)
@@ -165,6 +166,6 @@ def test_results_are_one_table_with_the_time_of_each_way_of_sampling(outcome):
 
 
 def test_a_missing_run_says_what_makes_it(outcome):
-    (outcome / "artifacts/comparison/runs/ufogen-0/metrics.json").unlink()
+    (outcome / "paper/runs/comparison/ufogen-0/metrics.json").unlink()
     with pytest.raises(UserError, match="ufogen-0/metrics.json not found: run `make comparison`"):
         results.main(configured())

@@ -75,6 +75,14 @@ def save_image_grid(path: Path, images: np.ndarray, columns: int) -> None:
     Image.fromarray(sheet).resize((columns * w * SCALE, rows * h * SCALE), Image.Resampling.NEAREST).save(path)
 
 
+def read_image_grid(path: Path, rows: int) -> np.ndarray:
+    """The square images of a PNG by `save_image_grid`, (rows, columns, h, w, 3), where all rows are full."""
+    with Image.open(path) as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))[::SCALE, ::SCALE]
+    side = len(pixels) // rows
+    return pixels.reshape(rows, side, -1, side, 3).swapaxes(1, 2)
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """An image turned as its EXIF says. What else stands there, and may be broken, is no matter of the pixels."""
     try:

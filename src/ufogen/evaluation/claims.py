@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import optimize, stats
 
 from ufogen.errors import UserError
 
 LEVEL = 0.95
+POWER = 0.8
 
 
 @dataclass
@@ -31,7 +32,9 @@ class Claim:
 
 
 def decide(claim: Claim, results: pd.DataFrame, curves: pd.DataFrame) -> dict[str, Any]:
-    """{id, study, statement, effect, interval, seeds, verdict} and what the verdict was computed from.
+    """{id, study, statement, effect, interval, detectable, seeds, verdict} and what the verdict was computed from.
+
+    `detectable` is the effect that so many seeds would have found with a power of 80 %; None for a median.
 
     Parameters
     ----------
@@ -51,7 +54,8 @@ def decide(claim: Claim, results: pd.DataFrame, curves: pd.DataFrame) -> dict[st
         paired = paired.loc[claim.seeds[0] : claim.seeds[1]]
     if len(paired) < 2:
         raise UserError(f"claim {claim.id}: {len(paired)} seeds are shared by its arms; at least 2 needed")
-    low, high = interval(paired.to_numpy())
+    differences = paired.to_numpy()
+    low, high = interval(differences)
     return {
         "id": claim.id,
         "study": claim.study,
@@ -60,6 +64,7 @@ def decide(claim: Claim, results: pd.DataFrame, curves: pd.DataFrame) -> dict[st
         "metric": claim.metric,
         "effect": float(center(paired)),
         "interval": [low, high],
+        "detectable": detectable_effect(differences.std(ddof=1), len(differences)) if claim.center == "mean" else None,
         "per_seed": [float(value) for value in paired],
         "seeds": len(paired),
         "center": claim.center,
@@ -88,6 +93,13 @@ def paired_interval(differences: np.ndarray, level: float = LEVEL) -> tuple[floa
         return float(differences[0]), float(differences[0])
     low, high = stats.t.interval(level, len(differences) - 1, loc=differences.mean(), scale=scale)
     return float(low), float(high)
+
+
+def detectable_effect(deviation: float, n: int, power: float = POWER, level: float = LEVEL) -> float:
+    """The mean of n >= 2 differences with this standard deviation whose t interval lies above 0 with probability `power`."""
+    threshold = stats.t.ppf((1 + level) / 2, n - 1)
+    excess = optimize.brentq(lambda shift: stats.nct.sf(threshold, n - 1, shift) - power, 0, 10 * threshold)
+    return float(excess * deviation / np.sqrt(n))
 
 
 def median_interval(differences: np.ndarray, level: float = LEVEL) -> tuple[float, float]:

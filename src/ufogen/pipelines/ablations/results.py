@@ -7,11 +7,11 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 
 from ufogen import config
+from ufogen.data.images import read_image_grid
 from ufogen.data.pairs import read_pairs
 from ufogen.errors import UserError
 from ufogen.evaluation.claims import Claim, decide
@@ -60,7 +60,10 @@ def main(c: config.Config) -> None:
     )
     prompts = read_pairs(ARTIFACTS / "data" / "evaluation").captions
     descriptions = {name: arm["description"] for name, arm in arms.items()}
-    pictures = {descriptions[name]: np.load(RUNS / f"{name}-0" / "pictures.npy")[0] for name in SAMPLES if name in arms}
+    rows = len(c.ablations.steps)
+    pictures = {
+        descriptions[name]: read_image_grid(RUNS / f"{name}-0" / "pictures.png", rows)[0] for name in SAMPLES if name in arms
+    }
     with publish(FIGURES) as out:
         figures.quality_by_arm(results, descriptions, out / "arms.png")
         figures.quality_against_sampling_steps(results, out / "sampling_steps.png")
@@ -75,6 +78,7 @@ def main(c: config.Config) -> None:
     for claim in verdicts:
         low, high = claim["interval"]
         print(f"{claim['verdict']:>15}  {claim['effect']:7.3f} ({low:.3f} ... {high:.3f})  {claim['study']}: {claim['id']}")
+    print("An effect that the seeds would have found four times in five is `detectable` in claims.json.")
 
 
 def read_run(name: str) -> dict:

@@ -16,6 +16,7 @@ from ufogen import config
 from ufogen.base.loading import load_base
 from ufogen.base.text import Conditioning
 from ufogen.data.encoded import Encoded
+from ufogen.data.images import save_image_grid
 from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import Pairs, read_pairs
 from ufogen.diffusion.networks import Generator, make_networks
@@ -35,7 +36,9 @@ BLOCK = 100  # images sampled at a time
 
 
 def main(c: config.Config) -> None:
-    """Write artifacts/ablations/runs/ARM-SEED: metrics.json, curve.csv and pictures.npy, unless they are there already."""
+    """Write paper/runs/ablations/ARM-SEED: metrics.json, curve.csv and, of the first seed, pictures.png, a row for each number
+    of steps; unless they are there already.
+    """
     arm, seed, settings = c.ablations.arm, c.seed, arm_settings(c.ablations.arm)
     objective = config.build(config.Objective, settings["objective"], f"arms.{arm}.objective.")
     trainer = config.build(config.Trainer, settings["trainer"], f"arms.{arm}.trainer.")
@@ -88,7 +91,9 @@ def main(c: config.Config) -> None:
     }  # fmt: skip
     with publish(RUNS / f"{arm}-{seed}") as out:
         shutil.copy(work / "curve.csv", out / "curve.csv")
-        np.save(out / "pictures.npy", np.stack([some[: c.ablations.pictures] for some in images.values()]))
+        if not seed:
+            shown = np.concatenate([some[: c.ablations.pictures] for some in images.values()])
+            save_image_grid(out / "pictures.png", shown, columns=len(shown) // len(images))
         (out / "metrics.json").write_text(json.dumps(card, indent=1))
     Checkpoint(work, accelerator, training).clear()
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ufogen import files
 from ufogen.files import ARTIFACTS
 
 CHAIN = Path("pipelines/comparison/dvc.yaml")
 ARMS = CHAIN.with_name("arms.yaml")
-RUNS = ARTIFACTS / "comparison" / "runs"
+RUNS = files.RUNS / "comparison"
 BASE = ARTIFACTS / "comparison" / "base"
 LATENCY = ARTIFACTS / "comparison" / "latency.json"

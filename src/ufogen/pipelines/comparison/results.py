@@ -12,6 +12,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from ufogen import config
+from ufogen.data.images import read_image_grid
 from ufogen.data.pairs import read_pairs
 from ufogen.errors import UserError
 from ufogen.evaluation.evaluator import COLUMNS
@@ -80,9 +81,9 @@ def pictures(arms: dict[str, dict], names: dict[str, str]) -> dict[str, np.ndarr
             if f"{solver}-{steps}" in base:
                 found[_label(names[solver], steps)] = base[f"{solver}-{steps}"]
     for name, arm in arms.items():
-        with np.load(RUNS / f"{name}-0" / "pictures.npz") as some:
-            for steps in sorted({min(arm["steps"]), max(arm["steps"])}):
-                found[_label(names[name], steps)] = some[str(steps)]
+        some = dict(zip(arm["steps"], read_image_grid(RUNS / f"{name}-0" / "pictures.png", len(arm["steps"])), strict=True))
+        for steps in sorted({min(arm["steps"]), max(arm["steps"])}):
+            found[_label(names[name], steps)] = some[steps]
     return found
 
 

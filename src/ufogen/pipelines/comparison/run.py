@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from ufogen import config
 from ufogen.base.loading import load_base
 from ufogen.data.encoded import Encoded
+from ufogen.data.images import save_image_grid
 from ufogen.distillation.methods import METHODS
 from ufogen.evaluation.sampler import Method, Sampler
 from ufogen.pipelines.comparison.arm import arm_settings, make_arm
@@ -27,7 +28,9 @@ from ufogen.training.loop import fit, make_accelerator
 
 
 def main(c: config.Config) -> None:
-    """Write artifacts/comparison/runs/ARM-SEED: metrics.json, curves.csv and pictures.npz, unless they are there already."""
+    """Write paper/runs/comparison/ARM-SEED: metrics.json, curves.csv and, of the first seed, pictures.png, a row for each number
+    of steps; unless they are there already.
+    """
     name, seed, settings = c.comparison.arm, c.seed, arm_settings(c.comparison.arm)
     data = Encoded(ARTIFACTS / "encoded", settings["trainer"]["batch_size"] * settings["trainer"]["accumulation"], seed)
     accelerator = make_accelerator(c.device, settings["trainer"]["precision"])
@@ -63,15 +66,16 @@ def main(c: config.Config) -> None:
     }  # fmt: skip
     base.vae.to(device)
     sampler = Sampler(base, device, parameterization=arm.parameterization, timesteps=arm.timesteps)
-    prompts, rows, pictures = Prompts(c, device), [], {}
+    prompts, rows, pictures = Prompts(c, device), [], []
     for steps in settings["steps"]:
         with arm.network(steps) as network:
             found, images = prompts.measure(sampler, Method(name, arm.sampler, steps), seed, network)
         rows += [row | training for row in found]
-        pictures[str(steps)] = images[: c.comparison.pictures]
+        pictures.append(images[: c.comparison.pictures])
     with publish(RUNS / f"{name}-{seed}") as out:
         (out / "curves.csv").write_bytes((work / "curves.csv").read_bytes())
-        np.savez(out / "pictures.npz", **pictures)
+        if not seed:
+            save_image_grid(out / "pictures.png", np.concatenate(pictures), columns=len(pictures[0]))
         (out / "metrics.json").write_text(json.dumps({"run": identity, "arm": name, "seed": seed, "rows": rows}, indent=1))
     Checkpoint(work, accelerator, identity).clear()
 
