@@ -106,13 +106,20 @@ def test_release_is_the_main_chain_at_length_with_several_draws_of_noise(reprodu
     command(reproduced, "dvc", "repro", "pipelines/release/dvc.yaml")
     main, release = (pd.read_csv(reproduced / f"paper/results/{name}.csv") for name in ("main", "release"))
     assert list(main.columns) == list(release.columns)
-    assert set(release.seed) == {0, 1} and len(release) == 2 * len(main)
+    solvers = [(row.sampler, row.steps) for row in release[(release.method == "base") & (release.named == "all")].itertuples()]
+    assert set(release.seed) == {0, 1} and solvers == [("dpm++", 2)] * 2
+    assert set(release[release.method == "ufogen"].steps) == set(main[main.method == "ufogen"].steps)
     card = json.loads((reproduced / "artifacts/release/train/card.json").read_text())
     assert (card["trainer"]["updates"], card["pairs"]) == (4, 96)  # the main chain has 64
     weights = load_file(reproduced / "models/nouns-ufogen/unet/diffusion_pytorch_model.safetensors")
     trained = load_file(reproduced / "artifacts/release/train/unet/diffusion_pytorch_model.safetensors")
     assert all(torch.equal(value, trained[name].half()) for name, value in weights.items())
-    assert altered(reproduced / "models/nouns-ufogen") == []
+    assert altered(reproduced / "models/nouns-ufogen") == [] == altered(reproduced / "models/nouns-ufogen/discriminator")
+    assert card["start"] == "artifacts/train"
+    # and a training that goes on from what was released
+    command(reproduced, "ufogen.pipelines.release.train", "release.start=models/nouns-ufogen", "release.updates=2", "threads=1")
+    card = json.loads((reproduced / "artifacts/release/train/card.json").read_text())
+    assert (card["start"], card["trainer"]["updates"]) == ("models/nouns-ufogen", 2)
 
 
 def test_applications_write_every_result(reproduced: Path):

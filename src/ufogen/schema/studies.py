@@ -46,11 +46,16 @@ class Release:
     """The release: the main chain's settings for hours instead of half an hour (pipelines/release/dvc.yaml)."""
 
     train_size: Count  # pairs, more than the main chain's: nouns alone, as other sources have what they have
+    start: Text  # folder of a generator, and of its discriminator, to go on with; empty: what the main chain starts from
     updates: Count
+    discriminator_first: Whole  # updates of D alone
+    decay: Literal["constant", "cosine"]
     ema_decay: Decay
     checkpoint_every: Count
     validate_every: Count  # a picture and a line of the curve
     noise_seeds: Count  # draws of prompts' noise that the table has rows of
+    base_solvers: list[Solver]  # of the base's rows beside them; the main chain has the whole sweep
+    base_steps: Counts
 
 
 @dataclass(config=SECTION)

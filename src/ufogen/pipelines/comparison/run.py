@@ -28,8 +28,8 @@ from ufogen.training.loop import fit, make_accelerator
 
 
 def main(c: config.Config) -> None:
-    """Write paper/runs/comparison/ARM-SEED: metrics.json, curves.csv and, of the first seed, pictures.png, a row for each number
-    of steps; unless they are there already.
+    """Write paper/runs/comparison/ARM-SEED: metrics.json, curves.csv and, of the first seed, pictures.png, with a row for each
+    number of steps; unless they are there already.
     """
     name, seed, settings = c.comparison.arm, c.seed, arm_settings(c.comparison.arm)
     data = Encoded(ARTIFACTS / "encoded", settings["trainer"]["batch_size"] * settings["trainer"]["accumulation"], seed)

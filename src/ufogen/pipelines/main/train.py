@@ -11,11 +11,14 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from ufogen import config
 from ufogen.base.loading import load_base, load_part
@@ -23,10 +26,11 @@ from ufogen.data.encoded import Encoded
 from ufogen.data.streamed import Streamed
 from ufogen.data.training_data import open_training_data
 from ufogen.diffusion.losses import EQUILIBRIUM
-from ufogen.diffusion.networks import make_networks
+from ufogen.diffusion.networks import Discriminator, Generator, make_networks
 from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
 from ufogen.evaluation.validation import Validation
+from ufogen.files import altered
 from ufogen.inference.export import ufogen_scheduler
 from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256
 from ufogen.randomness import Draws, torch_generator
@@ -37,15 +41,25 @@ from ufogen.training.loop import fit, make_accelerator
 from ufogen.training.lora import add_lora, save_generator
 from ufogen.training.trainer import AdversarialTrainer
 
+DISCRIMINATOR = Path("discriminator/discriminator.safetensors")
+
 
 def main(c: config.Config) -> None:
     train(c, ARTIFACTS / "train")
 
 
-def train(c: config.Config, folder: Path, encoded: Path = ARTIFACTS / "encoded") -> None:
+def train(
+    c: config.Config,
+    folder: Path,
+    encoded: Path = ARTIFACTS / "encoded",
+    start: Path | None = None,
+    keep_discriminator: bool = False,
+) -> None:
     """Write `folder`, from the pairs in `encoded`: the averaged generator's weights and scheduler, curves and one-step
     samples from fixed noise.
 
+    start: what an earlier training wrote. Its generator, and its discriminator where it was kept, go on; the optimizers begin
+        anew, and D has its updates alone again.
     Samples and validation need the prompts of nouns or a folder; other sources have curves alone, and keep the last update.
     Raises `UserError` where trainer.keep is `best` for such a source.
     """
@@ -60,10 +74,13 @@ def train(c: config.Config, folder: Path, encoded: Path = ARTIFACTS / "encoded")
     torch.manual_seed(c.seed)
     starts = [ARTIFACTS / "base" / "unet"]
     tuned = None
-    if c.objective.generator_init == "tuned":
+    if c.objective.generator_init == "tuned" and start is None:
         starts.append(ARTIFACTS / "tuned" / "unet")
         tuned = load_part(UNet2DConditionModel, starts[-1], "the tuned generator")
-    networks = make_networks(base.unet, schedule, base.scheduler.config.prediction_type, c.objective, tuned)
+    objective = replace(c.objective, generator_init="base") if start else c.objective
+    networks = make_networks(base.unet, schedule, base.scheduler.config.prediction_type, objective, tuned)
+    if start:
+        starts += go_on(*networks, start)
     for network, rank in zip(networks, (tr.generator_lora_rank, tr.discriminator_lora_rank), strict=True):
         if rank:
             add_lora(network, rank)
@@ -99,9 +116,15 @@ def train(c: config.Config, folder: Path, encoded: Path = ARTIFACTS / "encoded")
         checkpoint_every=tr.checkpoint_every, log_every=tr.log_every, on_log=log,
         on_checkpoint=validate, description="ufogen",
     )  # fmt: skip
-    with contextlib.nullcontext() if tr.keep == "best" else task.averaged() as generator:
+    with (
+        contextlib.nullcontext() if tr.keep == "best" else task.averaged() as generator,
+        task.of_d.passes.whole() if keep_discriminator else contextlib.nullcontext() as discriminator,
+    ):
         if accelerator.is_main_process:
             with publish(folder) as out:
+                if discriminator is not None:
+                    (out / DISCRIMINATOR).parent.mkdir()
+                    save_file(discriminator.state_dict(), out / DISCRIMINATOR)
                 if tr.keep == "best":
                     shutil.copytree(work / "best", out, dirs_exist_ok=True)
                 else:
@@ -113,16 +136,37 @@ def train(c: config.Config, folder: Path, encoded: Path = ARTIFACTS / "encoded")
                     shutil.copy(work / "validation.csv", out / "validation.csv")
                     shutil.copytree(work / "samples", out / "samples")
                 kept = validation.best if tr.keep == "best" else tr.updates
-                (out / "card.json").write_text(json.dumps(training_card(c, task, data, kept), indent=2))
+                (out / "card.json").write_text(json.dumps(training_card(c, task, data, kept, start), indent=2))
     resumable.clear()
 
 
-def training_card(c: config.Config, task: AdversarialTrainer, data: Encoded | Streamed, kept: int) -> dict:
+def go_on(generator: Generator, discriminator: Discriminator, start: Path) -> list[Path]:
+    """Give both networks the weights of an earlier training, and say where they lie.
+
+    Raises `UserError` where they are missing, damaged or of other networks.
+    """
+    found, folder = [start / "unet"], start / DISCRIMINATOR.parent
+    generator.unet.load_state_dict(load_part(UNet2DConditionModel, found[0], "the generator to go on with").state_dict())
+    if folder.is_dir():
+        if damaged := altered(folder):
+            raise UserError(f"{damaged[0]} is missing or differs from its recorded hash: get it again, or remove its folder")
+        found.append(start / DISCRIMINATOR)
+        try:
+            discriminator.load_state_dict(load_file(found[-1]))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"{found[-1]} is no discriminator of these settings: {str(error).splitlines()[0]}") from error
+    return found
+
+
+def training_card(
+    c: config.Config, task: AdversarialTrainer, data: Encoded | Streamed, kept: int, start: Path | None
+) -> dict:
     """What the run was: settings, sizes and the number of U-Net passes, for comparison at equal compute."""
     return {
         "seed": c.seed,
         "objective": config.to_dict(c.objective),
         "trainer": config.to_dict(c.trainer),
+        "start": str(start) if start else None,
         "precision": task.accelerator.mixed_precision,
         "kept_update": kept,
         "pairs": len(data),

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 
 from ufogen import config
 from ufogen.base.loading import load_part
 from ufogen.files import HASHES
+from ufogen.pipelines.main.train import DISCRIMINATOR
 from ufogen.pipelines.release.paths import TRAIN
 from ufogen.pipelines.stage import RESULTS, run, sha256
 
@@ -20,7 +22,8 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
 def main(c: config.Config) -> None:
-    """Write the U-Net, the scheduler that makes stock diffusers sample it, its row of the results and its hash."""
+    """Write the U-Net, the scheduler that makes stock diffusers sample it, its rows of the results and its hash; and the
+    discriminator, which only a training that goes on needs."""
     unet = load_part(UNet2DConditionModel, TRAIN / "unet", "the trained generator", torch.float16)
     unet.save_pretrained(FOLDER / "unet")
     shutil.copytree(TRAIN / "scheduler", FOLDER / "scheduler", dirs_exist_ok=True)
@@ -28,6 +31,11 @@ def main(c: config.Config) -> None:
     mine = [row for row in rows if row["method"] == "ufogen" and row["named"] == "all"]
     (FOLDER / "metrics.json").write_text(json.dumps(mine, indent=1) + "\n")
     (FOLDER / HASHES).write_text(json.dumps({WEIGHTS: sha256(FOLDER / WEIGHTS)}, indent=1) + "\n")
+    weights = {name: value.half() for name, value in load_file(TRAIN / DISCRIMINATOR).items()}
+    target = FOLDER / DISCRIMINATOR
+    target.parent.mkdir(exist_ok=True)
+    save_file(weights, target)
+    (target.parent / HASHES).write_text(json.dumps({target.name: sha256(target)}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from ufogen import config
 from ufogen.files import ARTIFACTS
@@ -14,9 +15,16 @@ def released(c: config.Config) -> config.Config:
     """The main chain's settings with the release's length and an average to suit."""
     r = c.release
     every = {"checkpoint_every": r.checkpoint_every, "sample_every": r.validate_every, "validate_every": r.validate_every}
-    return replace(c, trainer=replace(c.trainer, updates=r.updates, ema_decay=r.ema_decay, **every))
+    length = {"updates": r.updates, "discriminator_first": r.discriminator_first, "decay": r.decay, "ema_decay": r.ema_decay}
+    return replace(c, trainer=replace(c.trainer, **length, **every))
+
+
+def start(c: config.Config) -> Path | None:
+    """The folder of the generator that training goes on with, where one is given."""
+    return Path(c.release.start) if c.release.start else None
 
 
 def seeds(c: config.Config) -> list[config.Config]:
-    """The settings with each of the seeds that noise is drawn with."""
-    return [replace(c, seed=c.seed + i) for i in range(c.release.noise_seeds)]
+    """The settings with each of the seeds that noise is drawn with, and the solvers that the base is sampled by."""
+    sampler = replace(c.sampler, base_solvers=c.release.base_solvers, base_steps=c.release.base_steps)
+    return [replace(c, seed=c.seed + i, sampler=sampler) for i in range(c.release.noise_seeds)]
