@@ -15,7 +15,8 @@ from ufogen.diffusion.networks import make_networks
 from ufogen.errors import UserError
 from ufogen.files import HASHES, sha256
 from ufogen.pipelines.main.train import DISCRIMINATOR, go_on
-from ufogen.pipelines.release.paths import released, seeds
+from ufogen.pipelines.release import encode
+from ufogen.pipelines.release.paths import ENCODED, released, seeds
 
 
 @pytest.fixture
@@ -71,6 +72,14 @@ def test_a_discriminator_of_other_settings_is_named(start: Path):
 def test_a_folder_without_a_generator_is_named(tmp_path: Path):
     with pytest.raises(UserError, match="the generator to go on with cannot be loaded"):
         go_on(*networks(), tmp_path / "nothing")
+
+
+def test_own_pictures_are_trained_on_as_the_main_chain_encoded_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "artifacts/encoded").mkdir(parents=True)
+    (tmp_path / "artifacts/encoded/latents.npy").write_bytes(b"latents")
+    encode.main(configured(data={"source": "folder", "path": "pictures"}))
+    assert (tmp_path / ENCODED / "latents.npy").read_bytes() == b"latents"
 
 
 def test_the_release_has_its_own_length_and_solvers():

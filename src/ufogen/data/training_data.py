@@ -33,7 +33,7 @@ def open_training_data(
     if c.data.source == "coco":
         raise UserError(NO_TRAINING)
     if c.data.cache:
-        refusal = UserError("artifacts/encoded was made from other data or settings: run the stage encode again")
+        refusal = UserError(f"{encoded} was made from other data or settings: run the stage encode again")
         if read_run(encoded) != identity(c):
             raise refusal
         data = Encoded(encoded, *share)

@@ -45,7 +45,7 @@ class Ablations:
 class Release:
     """The release: the main chain's settings for hours instead of half an hour (pipelines/release/dvc.yaml)."""
 
-    train_size: Count  # pairs, more than the main chain's: nouns alone, as other sources have what they have
+    train_size: Count  # pairs of nouns, more than the main chain's; other sources have what they have
     start: Text  # folder of a generator, and of its discriminator, to go on with; empty: what the main chain starts from
     updates: Count
     discriminator_first: Whole  # updates of D alone
