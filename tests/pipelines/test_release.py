@@ -65,8 +65,16 @@ def test_a_damaged_discriminator_is_named(start: Path):
 
 
 def test_a_discriminator_of_other_settings_is_named(start: Path):
-    with pytest.raises(UserError, match="discriminator.safetensors is no discriminator of these settings"):
+    with pytest.raises(UserError, match="discriminator.safetensors does not fit the networks of these settings"):
         go_on(*networks(discriminator_heads="levels"), start)
+
+
+def test_a_generator_of_another_width_is_named(start: Path):
+    narrow = tiny.unet(0)
+    narrow.conv_in = torch.nn.Conv2d(tiny.CHANNELS, 2, 3)
+    narrow.save_pretrained(start / "unet")
+    with pytest.raises(UserError, match="the generator to go on with|unet does not fit the networks"):
+        go_on(*networks(), start)
 
 
 def test_a_folder_without_a_generator_is_named(tmp_path: Path):

@@ -146,27 +146,27 @@ def go_on(generator: Generator, discriminator: Discriminator, start: Path) -> li
     Raises `UserError` where they are missing, damaged or of other networks.
     """
     found, folder = [start / "unet"], start / DISCRIMINATOR.parent
-    generator.unet.load_state_dict(load_part(UNet2DConditionModel, found[0], "the generator to go on with").state_dict())
-    if folder.is_dir():
-        if damaged := altered(folder):
-            raise UserError(f"{damaged[0]} is missing or differs from its recorded hash: get it again, or remove its folder")
-        found.append(start / DISCRIMINATOR)
-        try:
+    unet = load_part(UNet2DConditionModel, found[0], "the generator to go on with")
+    try:
+        generator.unet.load_state_dict(unet.state_dict())
+        if folder.is_dir():
+            if damaged := altered(folder):
+                raise UserError(
+                    f"{damaged[0]} is missing or differs from its recorded hash: get it again, or remove its folder"
+                )
+            found.append(start / DISCRIMINATOR)
             discriminator.load_state_dict(load_file(found[-1]))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"{found[-1]} is no discriminator of these settings: {str(error).splitlines()[0]}") from error
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{found[-1]} does not fit the networks of these settings: {str(error).splitlines()[0]}") from error
     return found
 
 
-def training_card(
-    c: config.Config, task: AdversarialTrainer, data: Encoded | Streamed, kept: int, start: Path | None
-) -> dict:
+def training_card(c: config.Config, task: AdversarialTrainer, data: Encoded | Streamed, kept: int, start: Path | None) -> dict:
     """What the run was: settings, sizes and the number of U-Net passes, for comparison at equal compute."""
-    return {
+    return ({"start": str(start)} if start else {}) | {
         "seed": c.seed,
         "objective": config.to_dict(c.objective),
         "trainer": config.to_dict(c.trainer),
-        "start": str(start) if start else None,
         "precision": task.accelerator.mixed_precision,
         "kept_update": kept,
         "pairs": len(data),
