@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import struct
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionPipeline
 from PIL import Image
 
 from tests import tiny
@@ -242,6 +243,28 @@ def test_edit_at_the_first_timestep_keeps_the_image_but_for_its_noise(model, sou
 )
 def test_edit_passes_as_often_as_it_is_asked_to(plain, source, strength, steps, expected):
     assert timesteps_of(plain, lambda: plain.edit(source, PROMPT, strength, steps=steps)) == expected
+
+
+@pytest.mark.parametrize("strength, steps", [(0.3, 1), (0.7, 4), (1, 2)])
+def test_edits_and_inpainting_warn_of_nothing(plain, source, strength, steps, monkeypatch: pytest.MonkeyPatch):
+    said, logger = [], logging.getLogger(LCMScheduler.__module__)
+    monkeypatch.setattr(logger, "handlers", [Collected(said)])
+    plain.edit(source, "a cat", strength, steps=steps)
+    plain.inpaint(source, Image.new("L", source.size, 255), "a cat", strength=strength, steps=steps)
+    assert said == [] and not logger.disabled
+    plain.pipeline.scheduler.set_timesteps(timesteps=[3, 1])
+    assert said  # so that the test would hear it
+
+
+class Collected(logging.Handler):
+    """Messages in a list."""
+
+    def __init__(self, said: list[str]):
+        super().__init__()
+        self.said = said
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
 
 
 def test_edit_does_not_depend_on_what_else_is_asked_for(model, source):

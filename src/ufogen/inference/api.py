@@ -43,7 +43,7 @@ from ufogen.inference.arguments import (
     device_of,
     seeds_of_pictures,
 )
-from ufogen.inference.drawing import controlled_draw, load_controlnet
+from ufogen.inference.drawing import controlled_draw, from_any_timestep, load_controlnet
 from ufogen.inference.export import refuse_sdxl, ufogen_scheduler
 from ufogen.precision import DTYPES as PRECISIONS
 from ufogen.precision import resolve_precision
@@ -314,10 +314,11 @@ class UFOGen:
             return state
 
         pure = area is not None and timesteps[0] == self._num_timesteps - 1
-        return self.pipeline(
-            **text.arguments(), latents=noise if pure else noised(timesteps[0]), timesteps=timesteps, generator=rngs,
-            guidance_scale=0.0, callback_on_step_end=keep,
-        ).images  # fmt: skip
+        with from_any_timestep():
+            return self.pipeline(
+                **text.arguments(), latents=noise if pure else noised(timesteps[0]), timesteps=timesteps, generator=rngs,
+                guidance_scale=0.0, callback_on_step_end=keep,
+            ).images  # fmt: skip
 
     @property
     def _num_timesteps(self) -> int:

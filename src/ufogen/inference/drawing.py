@@ -1,14 +1,16 @@
-"""Pictures under control from Python: what `UFOGen.control` does with a ControlNet's folder and an image."""
+"""What `UFOGen` does with diffusers' pipelines: control with a ControlNet's folder and an image; timesteps of our own."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from diffusers import ControlNetModel, LCMScheduler, StableDiffusionControlNetPipeline, StableDiffusionPipeline
 from PIL import Image
 
 from ufogen.applications.edges import edge_map, to_images
@@ -51,3 +53,14 @@ def controlled_draw(
         ).images  # fmt: skip
 
     return draw
+
+
+@contextlib.contextmanager
+def from_any_timestep() -> Iterator[None]:
+    """Within it diffusers' LCMScheduler begins where it is told without a warning: image-to-image never begins at T - 1."""
+    logger = logging.getLogger(LCMScheduler.__module__)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
