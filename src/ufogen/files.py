@@ -17,6 +17,7 @@ ARTIFACTS = Path("artifacts")  # not in git
 RESULTS = Path("paper/results")  # in git
 RUNS = Path("paper/runs")  # in git: each run of a study, so that a study can be gone on with on another machine
 WEIGHTS = (".safetensors", ".bin")
+DISCRIMINATOR = Path("discriminator/discriminator.safetensors")  # beside a trained generator
 HASHES = "sha256.json"  # {path: hash} of a released folder's weights
 
 

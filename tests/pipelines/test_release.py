@@ -13,8 +13,8 @@ from tests import tiny
 from tests.settings import configured, make_objective
 from ufogen.diffusion.networks import make_networks
 from ufogen.errors import UserError
-from ufogen.files import HASHES, sha256
-from ufogen.pipelines.main.train import DISCRIMINATOR, go_on
+from ufogen.files import DISCRIMINATOR, HASHES, sha256
+from ufogen.pipelines.main.train import go_on
 from ufogen.pipelines.release import encode
 from ufogen.pipelines.release.paths import ENCODED, released, seeds
 

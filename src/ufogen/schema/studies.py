@@ -54,7 +54,7 @@ class Release:
     checkpoint_every: Count
     validate_every: Count  # a picture and a line of the curve
     noise_seeds: Count  # draws of prompts' noise that the table has rows of
-    base_solvers: list[Solver]  # of the base's rows beside them; the main chain has the whole sweep
+    base_solvers: Annotated[list[Solver], Field(min_length=1)]  # of the base's rows beside them
     base_steps: Counts
 
 

@@ -30,7 +30,7 @@ from ufogen.diffusion.networks import Discriminator, Generator, make_networks
 from ufogen.diffusion.schedule import Schedule
 from ufogen.errors import UserError
 from ufogen.evaluation.validation import Validation
-from ufogen.files import altered
+from ufogen.files import DISCRIMINATOR, altered
 from ufogen.inference.export import ufogen_scheduler
 from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256
 from ufogen.randomness import Draws, torch_generator
@@ -40,8 +40,6 @@ from ufogen.training.log import CurveLog, Table
 from ufogen.training.loop import fit, make_accelerator
 from ufogen.training.lora import add_lora, save_generator
 from ufogen.training.trainer import AdversarialTrainer
-
-DISCRIMINATOR = Path("discriminator/discriminator.safetensors")
 
 
 def main(c: config.Config) -> None:

@@ -12,8 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from ufogen import config
 from ufogen.base.loading import load_part
-from ufogen.files import HASHES
-from ufogen.pipelines.main.train import DISCRIMINATOR
+from ufogen.files import DISCRIMINATOR, HASHES
 from ufogen.pipelines.release.paths import TRAIN
 from ufogen.pipelines.stage import RESULTS, run, sha256
 
