@@ -92,11 +92,12 @@ def lacking(fresh: Path, package: str) -> Iterator[None]:
 
 def test_wheel_holds_all_released_weights_that_it_needs(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
-    for name in ("nouns-ufogen", "nouns-sd", "nouns-control"):
+    left = {"nouns-ufogen": ["discriminator"], "nouns-sd": ["unet", "scheduler"], "nouns-control": []}  # only training needs them
+    for name, parts in left.items():
         for path in (ROOT / "models" / name).rglob("*"):
-            of_denoiser = name == "nouns-sd" and path.relative_to(ROOT / "models" / name).parts[0] in ("unet", "scheduler")
             if path.is_file():
-                assert (f"ufogen/{path.relative_to(ROOT)}" in held) != of_denoiser, path
+                needed = path.relative_to(ROOT / "models" / name).parts[0] not in parts
+                assert (f"ufogen/{path.relative_to(ROOT)}" in held) == needed, path
 
 
 def test_sample_draws(fresh, elsewhere):
