@@ -92,7 +92,7 @@ def lacking(fresh: Path, package: str) -> Iterator[None]:
 
 def test_wheel_holds_all_released_weights_that_it_needs(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
-    left = {"nouns-ufogen": ["discriminator"], "nouns-sd": ["unet", "scheduler"], "nouns-control": []}  # only training needs them
+    left = {"nouns-ufogen": ["discriminator"], "nouns-sd": ["unet", "scheduler"], "nouns-control": []}  # for training
     for name, parts in left.items():
         for path in (ROOT / "models" / name).rglob("*"):
             if path.is_file():
