@@ -67,6 +67,12 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def record_hashes(folder: Path, *names: str) -> None:
+    """Write the record that `altered` reads, of the files or parts of these names in the folder."""
+    hashes = {name: sha256(folder / name) for name in names}
+    (folder / HASHES).write_text(json.dumps(hashes, indent=1) + "\n")
+
+
 def altered(folder: Path, part: str = "") -> list[Path]:
     """Files of a model, or of one of its parts, that are missing or whose hash is not the one recorded in the folder.
 

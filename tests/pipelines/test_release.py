@@ -64,6 +64,12 @@ def test_a_damaged_discriminator_is_named(start: Path):
         go_on(*networks(), start)
 
 
+def test_a_record_of_hashes_that_cannot_be_read_is_one_line(start: Path):
+    (start / DISCRIMINATOR.parent / HASHES).write_text("no record")
+    with pytest.raises(UserError, match="^[^\\n]*discriminator.safetensors does not fit[^\\n]*$"):
+        go_on(*networks(), start)
+
+
 def test_a_discriminator_of_other_settings_is_named(start: Path):
     with pytest.raises(UserError, match="discriminator.safetensors does not fit the networks of these settings"):
         go_on(*networks(discriminator_heads="levels"), start)

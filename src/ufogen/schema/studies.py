@@ -43,7 +43,7 @@ class Ablations:
 
 @dataclass(config=SECTION)
 class Release:
-    """The release: the main chain's settings for hours instead of half an hour (pipelines/release/dvc.yaml)."""
+    """The release: the main chain's generator trained further, for hours (pipelines/release/dvc.yaml)."""
 
     train_size: Count  # pairs of nouns, more than the main chain's; other sources have what they have
     start: Text  # folder of a generator, and of its discriminator, to go on with; empty: what the main chain starts from

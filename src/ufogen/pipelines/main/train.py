@@ -148,13 +148,13 @@ def go_on(generator: Generator, discriminator: Discriminator, start: Path) -> li
     try:
         generator.unet.load_state_dict(unet.state_dict())
         if folder.is_dir():
+            found.append(start / DISCRIMINATOR)
             if damaged := altered(folder):
                 raise UserError(
                     f"{damaged[0]} is missing or differs from its recorded hash: get it again, or remove its folder"
                 )
-            found.append(start / DISCRIMINATOR)
             discriminator.load_state_dict(load_file(found[-1]))
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:  # the last: a record of hashes that is none
         raise UserError(f"{found[-1]} does not fit the networks of these settings: {str(error).splitlines()[0]}") from error
     return found
 

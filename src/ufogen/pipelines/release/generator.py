@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from ufogen import config
 from ufogen.base.loading import load_part
-from ufogen.files import DISCRIMINATOR, HASHES
+from ufogen.files import DISCRIMINATOR, record_hashes
 from ufogen.pipelines.release.paths import TRAIN
-from ufogen.pipelines.stage import RESULTS, run, sha256
+from ufogen.pipelines.stage import RESULTS, run
 
 FOLDER = Path("models/nouns-ufogen")
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -29,12 +29,12 @@ def main(c: config.Config) -> None:
     rows = json.loads((RESULTS / "release.json").read_text())["rows"]
     mine = [row for row in rows if row["method"] == "ufogen" and row["named"] == "all"]
     (FOLDER / "metrics.json").write_text(json.dumps(mine, indent=1) + "\n")
-    (FOLDER / HASHES).write_text(json.dumps({WEIGHTS: sha256(FOLDER / WEIGHTS)}, indent=1) + "\n")
+    record_hashes(FOLDER, WEIGHTS)
     weights = {name: value.half() for name, value in load_file(TRAIN / DISCRIMINATOR).items()}
     target = FOLDER / DISCRIMINATOR
     target.parent.mkdir(exist_ok=True)
     save_file(weights, target)
-    (target.parent / HASHES).write_text(json.dumps({target.name: sha256(target)}, indent=1) + "\n")
+    record_hashes(target.parent, target.name)
 
 
 if __name__ == "__main__":
