@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,11 +97,18 @@ def test_own_pictures_are_trained_on_as_the_main_chain_encoded_them(tmp_path: Pa
     assert (tmp_path / ENCODED / "latents.npy").read_bytes() == b"latents"
 
 
+def test_a_least_timestep_above_the_entry_is_refused():
+    with pytest.raises(UserError, match=r"^parameter release.minimum_timestep is 801; allowed: 0 ... 800$"):
+        released(configured(objective={"entry_timestep": 800}, release={"minimum_timestep": 801}))
+
+
 def test_the_release_has_its_own_length_and_solvers():
     c = configured()
     trainer, release = released(c).trainer, c.release
     assert (trainer.updates, trainer.decay, trainer.ema_decay) == (release.updates, release.decay, release.ema_decay)
-    assert trainer.batch_size == c.trainer.batch_size and released(c).objective == c.objective
+    assert trainer.batch_size == c.trainer.batch_size
+    own = {"entry_share": release.entry_share, "minimum_timestep": release.minimum_timestep}
+    assert released(c).objective == replace(c.objective, **own) != c.objective
     of_seeds = seeds(c)
     assert [each.seed for each in of_seeds] == [c.seed + i for i in range(release.noise_seeds)]
     assert {tuple(each.sampler.base_steps) for each in of_seeds} == {tuple(release.base_steps)}

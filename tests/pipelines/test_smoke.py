@@ -102,6 +102,22 @@ def test_same_seed_gives_the_same_weights(reproduced: Path):
     assert weights.read_bytes() == before
 
 
+def test_a_training_with_another_seed_has_a_table_of_its_own(reproduced: Path):
+    command(reproduced, "dvc", "repro", "pipelines/seeds/dvc.yaml")
+    tables = {seed: pd.read_csv(reproduced / f"paper/results/seeds/{seed}.csv") for seed in (1, 2)}
+    main = pd.read_csv(reproduced / "paper/results/main.csv")
+    for seed, found in tables.items():
+        assert list(found.columns) == list(main.columns)
+        assert set(found.method) == {"ufogen"} and set(found.seed) == {seed}
+        assert set(found.steps) == set(main[main.method == "ufogen"].steps)
+    cards = [json.loads((reproduced / "artifacts" / f / "card.json").read_text()) for f in ("train", "seeds/1/train")]
+    weights = [
+        load_file(reproduced / "artifacts" / f / "unet/diffusion_pytorch_model.safetensors") for f in ("train", "seeds/1/train")
+    ]
+    assert cards[0]["images"] == cards[1]["images"]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_release_is_the_main_chain_at_length_with_several_draws_of_noise(reproduced: Path):
     command(reproduced, "dvc", "repro", "pipelines/release/dvc.yaml")
     main, release = (pd.read_csv(reproduced / f"paper/results/{name}.csv") for name in ("main", "release"))

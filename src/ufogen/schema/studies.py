@@ -48,6 +48,8 @@ class Release:
     train_size: Count  # pairs of nouns, more than the main chain's; other sources have what they have
     start: Text  # folder of a generator, and of its discriminator, to go on with; empty: what the main chain starts from
     updates: Count
+    entry_share: Share  # in place of the objective's: of draws at the entry ...
+    minimum_timestep: Whole  # ... and the least t of the others
     discriminator_first: Whole  # updates of D alone
     decay: Literal["constant", "cosine"]
     ema_decay: Decay

@@ -21,15 +21,17 @@ def main(c: config.Config) -> None:
     sample(c, ARTIFACTS / "train", ARTIFACTS / "samples")
 
 
-def sample(c: config.Config, train: Path, samples: Path) -> None:
+def sample(c: config.Config, train: Path, samples: Path, base: bool = True) -> None:
     """Write `samples`: for each method the images for the evaluation prompts and for the held-out pairs.
 
     train: where the trained generator is.
+    base: whether the base's solvers are sampled beside it.
     """
     device, s = make_accelerator(c.device, "no").device, c.sampler
     trained = load_generator(train, "the trained generator")
     sampler = Sampler.load(load_base(ARTIFACTS / "base"), trained, device, DTYPES[s.precision])
-    compared = methods(("ufogen", *s.base_solvers), s.ufogen_steps, s.base_steps, s.guidance, "sampler.base_solvers")
+    names = ("ufogen", *s.base_solvers) if base else ("ufogen",)
+    compared = methods(names, s.ufogen_steps, s.base_steps, s.guidance, "sampler.base_solvers")
     with publish(samples) as out:
         for part in ("evaluation", "heldout"):
             if not (ARTIFACTS / "data" / part).is_dir():

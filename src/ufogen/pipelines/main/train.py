@@ -50,12 +50,14 @@ def train(
     c: config.Config,
     folder: Path,
     encoded: Path = ARTIFACTS / "encoded",
+    tuned_base: Path = ARTIFACTS / "tuned",
     start: Path | None = None,
     keep_discriminator: bool = False,
 ) -> None:
     """Write `folder`, from the pairs in `encoded`: the averaged generator's weights and scheduler, curves and one-step
     samples from fixed noise.
 
+    tuned_base: the base as `tune` left it, which G starts from where the objective says so.
     start: what an earlier training wrote. Its generator, and its discriminator where it was kept, go on; the optimizers begin
         anew, and D has its updates alone again.
     Samples and validation need the prompts of nouns or a folder; other sources have curves alone, and keep the last update.
@@ -73,7 +75,7 @@ def train(
     starts = [ARTIFACTS / "base" / "unet"]
     tuned = None
     if c.objective.generator_init == "tuned" and start is None:
-        starts.append(ARTIFACTS / "tuned" / "unet")
+        starts.append(tuned_base / "unet")
         tuned = load_part(UNet2DConditionModel, starts[-1], "the tuned generator")
     objective = replace(c.objective, generator_init="base") if start else c.objective
     networks = make_networks(base.unet, schedule, base.scheduler.config.prediction_type, objective, tuned)

@@ -9,6 +9,7 @@ import copy
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -30,16 +31,20 @@ TUNED = ARTIFACTS / "tuned"
 
 
 def main(c: config.Config) -> None:
-    """Write artifacts/tuned: a card, and the U-Net and its curves where the objective asks for them."""
+    tune(c, TUNED)
+
+
+def tune(c: config.Config, folder: Path) -> None:
+    """Write `folder`: a card, and the U-Net and its curves where the objective asks for them."""
     if c.objective.generator_init != "tuned":
-        with publish(TUNED) as out:
+        with publish(folder) as out:
             (out / "card.json").write_text(json.dumps({"updates": 0}))
         return
     accelerator, base = make_accelerator(c.device, c.trainer.precision), load_base(ARTIFACTS / "base")
     torch.manual_seed(c.seed)
     task = make_tuning(c, base)
     data = open_training_data(c, accelerator, base)
-    work = ARTIFACTS / "checkpoints" / "tuned"
+    work = ARTIFACTS / "checkpoints" / folder.relative_to(ARTIFACTS)
     run_id = fingerprint(
         c.seed, config.to_dict(c.tuning), deciding(task.settings), data.card | {"data": None}, accelerator.num_processes,
         c.objective.entry_timestep, sha256(ARTIFACTS / "base" / "unet"),
@@ -53,7 +58,7 @@ def main(c: config.Config) -> None:
     )  # fmt: skip
     with task.averaged() as student:
         if accelerator.is_main_process:
-            with publish(TUNED) as out:
+            with publish(folder) as out:
                 student.unet.save_pretrained(out / "unet")
                 shutil.copy(work / "curves.csv", out / "curves.csv")
                 passes = task.unet_evaluations(tr.updates) * accelerator.num_processes

@@ -6,17 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 
 from ufogen import config
+from ufogen.errors import UserError
 from ufogen.files import ARTIFACTS
 
 ENCODED, TRAIN, SAMPLES = (ARTIFACTS / "release" / name for name in ("encoded", "train", "samples"))
 
 
 def released(c: config.Config) -> config.Config:
-    """The main chain's settings with the release's length and an average to suit."""
-    r = c.release
+    """The main chain's settings with the release's length, an average to suit, and its own share of items at the entry.
+
+    Raises `UserError` where the least timestep of the others lies above the entry.
+    """
+    r, entry = c.release, c.objective.entry_timestep
+    if entry and r.minimum_timestep > entry:
+        raise UserError(f"parameter release.minimum_timestep is {r.minimum_timestep}; allowed: 0 ... {entry}")
     every = {"checkpoint_every": r.checkpoint_every, "sample_every": r.validate_every, "validate_every": r.validate_every}
     length = {"updates": r.updates, "discriminator_first": r.discriminator_first, "decay": r.decay, "ema_decay": r.ema_decay}
-    return replace(c, trainer=replace(c.trainer, **length, **every))
+    objective = replace(c.objective, entry_share=r.entry_share, minimum_timestep=r.minimum_timestep)
+    return replace(c, objective=objective, trainer=replace(c.trainer, **length, **every))
 
 
 def start(c: config.Config) -> Path | None:

@@ -13,7 +13,7 @@ from ufogen.pipelines.stage import run
 
 def main(c: config.Config) -> None:
     """Write artifacts/release/train, as the main chain's stage writes artifacts/train."""
-    train(released(c), TRAIN, ENCODED, start(c), keep_discriminator=True)
+    train(released(c), TRAIN, ENCODED, start=start(c), keep_discriminator=True)
 
 
 if __name__ == "__main__":
