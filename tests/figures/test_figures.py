@@ -13,6 +13,7 @@ from ufogen.data.nouns import Nouns
 from ufogen.data.pairs import make_pairs, write_pairs
 from ufogen.errors import UserError
 from ufogen.pipelines.main import figures
+from ufogen.pipelines.release import figures as release_figures
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = (
@@ -140,3 +141,40 @@ def test_curves_without_values_are_an_error(inputs, settings):
     (inputs / "artifacts/train/validation.csv").write_text("update,kid_lite0\n1,\n")
     with pytest.raises(UserError, match="curves are empty: run the stage train"):
         figures.main(settings)
+
+
+@pytest.fixture
+def of_release(inputs) -> Path:
+    """The same files as a release leaves them, its table with two draws of noise."""
+    (inputs / "artifacts/release/samples").mkdir(parents=True)
+    (inputs / "artifacts/samples").rename(inputs / "artifacts/release/samples/0")
+    (inputs / "artifacts/train").rename(inputs / "artifacts/release/train")
+    table = pd.read_csv(inputs / "paper/results/main.csv").assign(n=3)
+    table.to_csv(inputs / "paper/results/main.csv", index=False)
+    draws = [table.assign(seed=0), table.assign(seed=1, residual=table["residual"] * 2)]
+    pd.concat(draws).to_csv(inputs / "paper/results/release.csv", index=False)
+    return inputs
+
+
+def test_the_release_is_drawn_beside_the_main_chain(of_release, settings):
+    release_figures.main(settings)
+    found = sorted(path.stem for path in (of_release / "paper/release").iterdir())
+    assert found == ["base_against_ufogen", "curves", "one_step_samples", "quality_against_openness", "training_progress"]
+    main_rows, release = (pd.read_csv(of_release / f"paper/results/{name}.csv") for name in ("main", "release"))
+    mean = release_figures.mean_over_noise(release)
+    assert len(mean) == len(main_rows)
+    np.testing.assert_allclose(mean["residual"], 1.5 * main_rows["residual"])
+    both = release_figures.beside(main_rows, mean)
+    residual = both[(both["named"] == "all") & (both["steps"] == 1)].set_index("method")["residual"]
+    assert residual["further"] == 1.5 * residual["ufogen"]
+
+
+def test_a_generator_trained_further_has_a_line_of_its_own(inputs, settings):
+    figures.main(settings)
+    first = drawn(inputs)
+    path = inputs / "paper/results/main.csv"
+    table = pd.read_csv(path)
+    table = pd.concat([table, table[table["method"] == "ufogen"].assign(method="further")])
+    table.to_csv(path, index=False)
+    figures.main(settings)
+    assert drawn(inputs)["quality_against_openness"] != first["quality_against_openness"]

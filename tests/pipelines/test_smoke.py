@@ -125,6 +125,7 @@ def test_release_is_the_main_chain_at_length_with_several_draws_of_noise(reprodu
     solvers = [(row.sampler, row.steps) for row in release[(release.method == "base") & (release.named == "all")].itertuples()]
     assert set(release.seed) == {0, 1} and solvers == [("dpm++", 2)] * 2
     assert set(release[release.method == "ufogen"].steps) == set(main[main.method == "ufogen"].steps)
+    assert (reproduced / "paper/release/quality_against_openness.png").is_file()
     card = json.loads((reproduced / "artifacts/release/train/card.json").read_text())
     assert (card["trainer"]["updates"], card["pairs"]) == (4, 96)  # the main chain has 64
     weights = load_file(reproduced / "models/nouns-ufogen/unet/diffusion_pytorch_model.safetensors")

@@ -13,6 +13,7 @@ from ufogen.figures.style import COLOURS, plain_ticks, plt, save_figure
 # (method, sampler): label, colour, marker and where the number of steps stands beside a point (points)
 SERIES = {
     ("ufogen", "renoise"): ("UFOGen", COLOURS["ufogen"], "o", (0, -14)),
+    ("further", "renoise"): ("UFOGen trained further", COLOURS["further"], "D", (0, -14)),
     ("base", "ddim"): ("base, DDIM", COLOURS["ddim"], "s", (0, 7)),
     ("base", "dpm++"): ("base, DPM++", COLOURS["dpm++"], "^", (0, -14)),
 }
@@ -84,7 +85,8 @@ def quality_against_openness(results: pd.DataFrame, path: Path) -> None:
     )
     some = results[results["named"] != "all"].assign(named=lambda rows: pd.to_numeric(rows["named"]))
     slowest = some[some["method"] == "base"].sort_values("steps", kind="stable")[["method", "sampler", "steps"]].tail(1)
-    chosen = [("ufogen", "renoise", 1), *slowest.itertuples(index=False, name=None)]
+    ours = [(method, sampler, 1) for method, sampler in SERIES if method != "base" and (some["method"] == method).any()]
+    chosen = [*ours, *slowest.itertuples(index=False, name=None)]
     metrics = [metric for metric in ("residual", "head_share", "kid_lite0") if some[metric].notna().any()]
     figure, axes = plt.subplots(1, len(metrics), figsize=(3.4 * len(metrics), 3.2), layout="constrained", squeeze=False)
     for axis, metric in zip(axes.flat, metrics, strict=True):

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-COLOURS = {"ufogen": "#c8102e", "ddim": "#1f5fa8", "dpm++": "#3a9c78", "real": "#444444"}
+COLOURS = {"ufogen": "#c8102e", "further": "#e07b39", "ddim": "#1f5fa8", "dpm++": "#3a9c78", "real": "#444444"}
 DPI = 160
 
 plt.rcParams.update(

@@ -27,32 +27,10 @@ STEPS_SHOWN = {"ddim": {1, 4, 25}, "dpm++": {25}, "renoise": {1, 4}}
 
 def main(c: config.Config) -> None:
     """Write paper/figures. Raises `UserError` that names a missing or damaged input and the stage that makes it."""
-    pairs = read_pairs(ARTIFACTS / "data" / "evaluation")
-    card = read_output(ARTIFACTS / "samples" / "card.json", "sample", lambda path: json.loads(path.read_text()))
-    log, validation = (
-        read_output(ARTIFACTS / "train" / f"{name}.csv", "train", pd.read_csv) for name in ("curves", "validation")
-    )
-    log = log.merge(validation, how="outer", on="update")
     results = read_output(RESULTS / "main.csv", "evaluate", pd.read_csv)
-    methods = [Method(**entry) for entry in card]
-    prompts = pairs.captions[: c.sampler.grid_prompts]
-
     with publish(FIGURES) as out:
-        one_step_samples(_samples(Method("ufogen", "renoise", 1, 0.0)), pairs.captions, out / "one_step_samples.png")
-        rows_of_samples(
-            {_label(method): _samples(method) for method in _shown(methods)} | {"real image": pairs.images},
-            prompts,
-            f"Same prompts and same initial noise in each row; the first {len(prompts)} prompts, nothing is picked. "
-            "A caption leaves most of an image open: the real one is an example.",
-            out / "base_against_ufogen.png",
-        )
-        rows_of_samples(
-            _progress(ARTIFACTS / "train" / "samples", c.sampler.grid_prompts),
-            read_pairs(ARTIFACTS / "data" / "validation").captions[: c.sampler.grid_prompts],
-            "One-step samples from the same noise during training, by the averaged weights; at update 0 the base's.",
-            out / "training_progress.png",
-        )
-        training_curves(log, out / "curves.png")
+        of_samples(c, ARTIFACTS / "samples", out)
+        of_training(c, ARTIFACTS / "train", out)
         quality_against_steps(results, out / "quality_against_steps.png")
         quality_against_time(results, out / "quality_against_time.png")
         if (results["named"] != "all").any():  # what a caption leaves open is known of Nouns
@@ -60,9 +38,37 @@ def main(c: config.Config) -> None:
     print(f"wrote {len(list(FIGURES.glob('*.png')))} figures to {FIGURES}")
 
 
-def _samples(method: Method) -> np.ndarray:
-    path = ARTIFACTS / "samples" / "evaluation" / f"{method.name}.npy"
-    return read_output(path, "sample", lambda path: np.load(path, mmap_mode="r"))
+def of_samples(c: config.Config, samples: Path, out: Path) -> None:
+    """Sheets of what the stage sample left: one-step samples, and every sampler from the same noise."""
+    pairs = read_pairs(ARTIFACTS / "data" / "evaluation")
+    card = read_output(samples / "card.json", "sample", lambda path: json.loads(path.read_text()))
+    prompts = pairs.captions[: c.sampler.grid_prompts]
+
+    def images(method: Method) -> np.ndarray:
+        path = samples / "evaluation" / f"{method.name}.npy"
+        return read_output(path, "sample", lambda path: np.load(path, mmap_mode="r"))
+
+    one_step_samples(images(Method("ufogen", "renoise", 1, 0.0)), pairs.captions, out / "one_step_samples.png")
+    rows_of_samples(
+        {_label(method): images(method) for method in _shown([Method(**entry) for entry in card])}
+        | {"real image": pairs.images},
+        prompts,
+        f"Same prompts and same initial noise in each row; the first {len(prompts)} prompts, nothing is picked. "
+        "A caption leaves most of an image open: the real one is an example.",
+        out / "base_against_ufogen.png",
+    )
+
+
+def of_training(c: config.Config, train: Path, out: Path) -> None:
+    """The curves that the stage train left, and its samples from fixed noise."""
+    log, validation = (read_output(train / f"{name}.csv", "train", pd.read_csv) for name in ("curves", "validation"))
+    training_curves(log.merge(validation, how="outer", on="update"), out / "curves.png")
+    rows_of_samples(
+        _progress(train / "samples", c.sampler.grid_prompts),
+        read_pairs(ARTIFACTS / "data" / "validation").captions[: c.sampler.grid_prompts],
+        "One-step samples from the same noise during training, by the averaged weights; at update 0 those it starts from.",
+        out / "training_progress.png",
+    )
 
 
 def _shown(methods: list[Method]) -> list[Method]:
