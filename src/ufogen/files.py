@@ -67,9 +67,11 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def record_hashes(folder: Path, *names: str) -> None:
-    """Write the record that `altered` reads, of the files or parts of these names in the folder."""
-    hashes = {name: sha256(folder / name) for name in names}
+def record_hashes(folder: Path, *names: str, elsewhere: dict[str, Path] | None = None) -> None:
+    """Write the record that `altered` reads: of the files or parts of these names, or else all safetensors of the folder's
+    parts; `elsewhere`: names of what lies outside."""
+    names = names or tuple(str(path.relative_to(folder)) for path in sorted(folder.glob("*/*.safetensors")))
+    hashes = {name: sha256(path) for name, path in ({name: folder / name for name in names} | (elsewhere or {})).items()}
     (folder / HASHES).write_text(json.dumps(hashes, indent=1) + "\n")
 
 

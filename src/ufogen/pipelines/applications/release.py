@@ -11,7 +11,7 @@ from diffusers import ControlNetModel
 from ufogen import config
 from ufogen.base.loading import load_part
 from ufogen.errors import UserError
-from ufogen.files import HASHES
+from ufogen.files import record_hashes
 from ufogen.pipelines.applications.paths import CONTROL
 from ufogen.pipelines.stage import ARTIFACTS, RESULTS, publish, run, sha256
 
@@ -57,8 +57,7 @@ def main(c: config.Config) -> None:
     control = load_part(ControlNetModel, CONTROL / "controlnet", "the trained controlnet", torch.float16)
     with publish(FOLDER) as out:
         control.save_pretrained(out)
-        hashes = {WEIGHTS: sha256(out / WEIGHTS), "base/unet": sha256(ARTIFACTS / "base" / "unet")}
-        (out / HASHES).write_text(json.dumps(hashes, indent=1) + "\n")
+        record_hashes(out, WEIGHTS, elsewhere={"base/unet": ARTIFACTS / "base" / "unet"})
         (out / "README.md").write_text(CARD.format(
             updates=settings["controlnet"]["updates"], batch_size=settings["batch_size"], threshold=trained["threshold"],
             n=rows["ufogen", "controlnet"]["n"], steps=rows["base", "controlnet"]["steps"], **agreement,

@@ -21,7 +21,7 @@ from ufogen.data.pairs import Pairs
 from ufogen.diffusion.sampling import sample_base
 from ufogen.errors import UserError
 from ufogen.evaluation.exact import accuracy_by_kind, exact_measures, read
-from ufogen.files import HASHES, publish, sha256
+from ufogen.files import publish, record_hashes
 from ufogen.pipelines.stage import table
 
 STATE, CURVE = "state.json", "curve.csv"
@@ -86,8 +86,7 @@ def save_snapshot(folder: Path, average: UNet2DConditionModel, vae: AutoencoderK
         write_prompt_tokens(out, state.recipe["denoiser"]["max_length"])
         (out / STATE).write_text(json.dumps(asdict(state), indent=1) + "\n")
         (out / CURVE).write_text(table(state.curve, COLUMNS))
-        hashes = {str(path.relative_to(out)): sha256(path) for path in sorted(out.glob("*/*.safetensors"))}
-        (out / HASHES).write_text(json.dumps(hashes, indent=1) + "\n")
+        record_hashes(out)
 
 
 def load_snapshot(folder: str | Path) -> tuple[UNet2DConditionModel, AutoencoderKL, State]:

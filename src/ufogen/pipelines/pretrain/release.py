@@ -11,8 +11,8 @@ from ufogen import config
 from ufogen.base.loading import load_part
 from ufogen.base.models import make_scheduler
 from ufogen.base.text import write_prompt_tokens
-from ufogen.files import HASHES
-from ufogen.pipelines.stage import ARTIFACTS, publish, run, sha256
+from ufogen.files import record_hashes
+from ufogen.pipelines.stage import ARTIFACTS, publish, run
 
 
 def main(c: config.Config) -> None:
@@ -29,8 +29,7 @@ def main(c: config.Config) -> None:
             metrics[name] = json.loads((folder / "metrics.json").read_text())
         make_scheduler(recipe.denoiser.rounds[-1].prediction_type).save_pretrained(out / "scheduler")
         write_prompt_tokens(out, recipe.denoiser.max_length)
-        hashes = {str(path.relative_to(out)): sha256(path) for path in sorted(out.glob("*/*.safetensors"))}
-        (out / HASHES).write_text(json.dumps(hashes, indent=1) + "\n")
+        record_hashes(out)
         (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
 
 
