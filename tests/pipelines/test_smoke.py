@@ -114,7 +114,7 @@ def test_a_training_with_another_seed_has_a_table_of_its_own(reproduced: Path):
     weights = [
         load_file(reproduced / "artifacts" / f / "unet/diffusion_pytorch_model.safetensors") for f in ("train", "seeds/1/train")
     ]
-    assert cards[0]["images"] == cards[1]["images"]
+    assert (cards[0]["seed"], cards[1]["seed"]) == (0, 1) and cards[0]["trainer"] == cards[1]["trainer"]
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
